@@ -1,0 +1,32 @@
+# make run [MODEL=folder] [DATA=file-or-folder] [EPOCHS=n] [EXTRA_INDEX=address]
+PYTHON ?= python3.11
+VENV := .venv
+IN := $(VENV)/bin/
+SETUP := $(VENV)/.installed
+export HF_HUB_OFFLINE := 1
+
+help:          ## list the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, EPOCHS=)
+	@$(IN)python -m connection_utils.series run $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs $(EPOCHS))
+
+test: fetch    ## every test and every notebook, outputs compared
+	$(IN)python -m pytest --nbval
+
+lab: fetch     ## JupyterLab on the series, nothing called home
+	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
+
+execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
+	@$(IN)python -m connection_utils.series execute $(if $(NB),--only $(NB))
+
+fetch: $(SETUP) ## the default model and data, by hash
+	@$(IN)python -m connection_utils.series fetch
+
+$(SETUP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(IN)python -m pip install $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)") -r requirements.lock
+	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help run test lab execute fetch

@@ -1,0 +1,53 @@
+"""Helpers of the tutorial series: each file is one subject, and imports run one way.
+
+What users need can be imported from here. The files behind the names are imported when
+a name is first used, so that ``import connection_utils`` itself costs nothing.
+"""
+
+import os
+from importlib import import_module
+
+# Set before transformers is imported: nothing here ever talks to a model hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")   # or forks of it warn
+
+_HOME = {
+    "prepare_notebook": "workspace",
+    "check_model_dir": "doctor",
+    "ModelFolderError": "model_files",
+    "ConnectionBert": "bert",
+    "find_leaks": "splitting",
+    "drop_leaks": "splitting",
+    "split_connections": "splitting",
+    "read_connections": "reading",
+    "read_splits": "reading",
+    "ConnectionDataError": "reading",
+    "ConnectionDataset": "dataset",
+    "LengthBucketedBatches": "dataset",
+    "collate_connections": "dataset",
+    "connection_loader": "dataset",
+    "spearman": "evaluation",
+    "pearson": "evaluation",
+    "bootstrap_interval": "evaluation",
+    "choose_threshold": "evaluation",
+    "judge_threshold": "evaluation",
+    "check_collapse": "evaluation",
+    "cosine_mse": "losses",
+    "LOSSES": "losses",
+    "TrainingConfig": "training",
+    "History": "training",
+    "train": "training",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,207 @@
+"""ConnectionBert: a local BERT, twice the same, whose cosine says how connected texts are.
+
+The Sentence-BERT regression architecture (Reimers and Gurevych 2019, arXiv 1908.10084,
+figure 2): both sentences go through one BERT, a pooling layer makes u and v, and
+cos(u, v) is the answer.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BertModel, BertTokenizer
+
+from connection_utils.doctor import check_model_dir, load_weights
+from connection_utils.files import write_folder_whole
+from connection_utils.model_files import (
+    SAVED_FILES,
+    load_tokenizer,
+    read_siamese_settings,
+    write_siamese_settings,
+    write_vocab_txt,
+)
+
+
+def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Mean over a text's own tokens: (n, tokens, hidden), (n, tokens) -> (n, hidden)."""
+    mask = attention_mask.unsqueeze(-1).to(hidden.dtype)       # (n, tokens, 1)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The vector of the first token, [CLS]: (n, tokens, hidden) -> (n, hidden)."""
+    return hidden[:, 0]
+
+
+def max_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Maximum over a text's own tokens: (n, tokens, hidden), (n, tokens) -> (n, hidden)."""
+    padding = attention_mask.unsqueeze(-1) == 0                # (n, tokens, 1)
+    return hidden.masked_fill(padding, -torch.inf).amax(dim=1)
+
+
+POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "mean": mean_pooling, "cls": cls_pooling, "max": max_pooling,
+}
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """`device` if given, else the best there is: CUDA, then Apple's MPS, then the CPU."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def tokenize(texts: Sequence[str], tokenizer: BertTokenizer, max_length: int
+             ) -> list[list[int]]:
+    """Token ids with [CLS] and [SEP], each text cut to `max_length` tokens."""
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{position}] is {text!r} ({type(text).__name__}); "
+                            "expected a str")
+    if not texts:
+        return []
+    return tokenizer(list(texts), truncation=True, max_length=max_length,
+                     return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+
+
+def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
+              ) -> dict[str, torch.Tensor]:
+    """Token ids of different lengths as ``input_ids`` and ``attention_mask``.
+
+    Both are (n, tokens) int64, tokens being the longest of these sequences and no more.
+    """
+    ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+    }
+
+
+class ConnectionBert(nn.Module):
+    """A siamese BERT with a pooling layer; cosines in -1..1.
+
+    `bert` is built without its pooler: with pooling over tokens the pooler would get no
+    gradient. Load one with `from_local`.
+    """
+
+    def __init__(self, bert: BertModel, tokenizer: BertTokenizer, pooling: str = "mean",
+                 max_length: int = 128) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}")
+        longest = bert.config.max_position_embeddings
+        if not 3 <= max_length <= longest:
+            raise ValueError(f"max_length is {max_length}; expected 3 to {longest}, the "
+                             "positions that this model knows")
+        self.bert = bert
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.max_length = max_length
+
+    @classmethod
+    def from_local(cls, folder: str | Path, pooling: str | None = None,
+                   max_length: int | None = None,
+                   device: str | torch.device | None = None) -> "ConnectionBert":
+        """Load a BERT folder from disk (any that `check_model_dir` finds well).
+
+        `pooling` is "mean", "cls" or "max", `max_length` the tokens a text is cut to.
+        Left out, a model that `save` wrote keeps its own; any other folder gets "mean"
+        and 128. The model comes in evaluation mode (no dropout), on the best device
+        there is. Raises ModelFolderError, with what to do, if the folder is broken.
+        """
+        report = check_model_dir(folder)
+        weights = load_weights(report)
+        saved = read_siamese_settings(report.folder)
+        bert = BertModel(report.config, add_pooling_layer=False)
+        bert.load_state_dict(weights)
+        model = cls(bert, load_tokenizer(report.folder),
+                    pooling=pooling or saved.get("pooling", "mean"),
+                    max_length=max_length or saved.get("max_length", 128))
+        return model.to(pick_device(device)).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.bert.device
+
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Token ids (n, tokens) and their mask -> sentence embeddings (n, hidden)."""
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask)
+        return POOLINGS[self.pooling](hidden.last_hidden_state, attention_mask)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
+                return_embeddings: bool = False
+                ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """A batch of pairs -> their cosines (batch,), or u and v, each (batch, hidden).
+
+        The 2 * batch rows are all first sentences, then all second ones, as
+        `collate_connections` lays them, so that both go through BERT in one pass.
+        """
+        u, v = self.embed(input_ids, attention_mask).float().chunk(2)
+        return (u, v) if return_embeddings else F.cosine_similarity(u, v)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with [CLS] and [SEP], each text cut to `max_length` tokens."""
+        return tokenize(texts, self.tokenizer, self.max_length)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False
+               ) -> np.ndarray:
+        """Sentence embeddings (n, hidden) float32 in the order of `texts`.
+
+        Texts are sorted by length inside, so that little is padded. `normalize` makes
+        each vector's length 1. The model's mode (train or eval) is left as it was.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is a single str; expected a list of texts")
+        tokens = self.tokenize(list(texts))
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
+        embeddings = np.empty((len(tokens), self.bert.config.hidden_size), np.float32)
+        was_training = self.training
+        self.eval()
+        try:
+            for start in range(0, len(order), batch_size):
+                rows = order[start:start + batch_size]
+                batch = pad_batch([tokens[i] for i in rows], self.tokenizer.pad_token_id)
+                vectors = self.embed(**{k: t.to(self.device) for k, t in batch.items()})
+                if normalize:
+                    vectors = F.normalize(vectors)
+                embeddings[rows] = vectors.float().cpu().numpy()
+        finally:
+            self.train(was_training)
+        return embeddings
+
+    def similarity(self, sentences1: Sequence[str], sentences2: Sequence[str],
+                   batch_size: int = 64) -> np.ndarray:
+        """cos(u, v) in -1..1 of each pair: (n,) float32. A repeated text is encoded once."""
+        sentences1, sentences2 = list(sentences1), list(sentences2)
+        if len(sentences1) != len(sentences2):
+            raise ValueError(f"{len(sentences1)} first sentences and {len(sentences2)} "
+                             "second ones; expected pairs")
+        row = {text: i for i, text in enumerate(dict.fromkeys(sentences1 + sentences2))}
+        vectors = self.encode(list(row), batch_size=batch_size, normalize=True)
+        u = vectors[[row[text] for text in sentences1]]
+        v = vectors[[row[text] for text in sentences2]]
+        return (u * v).sum(axis=1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder, whole or not at all, that three libraries load.
+
+        `ConnectionBert.from_local`, ``transformers.BertModel.from_pretrained`` and
+        ``sentence_transformers.SentenceTransformer``. A model that lay there is
+        replaced; FileExistsError if other files would be lost.
+        """
+        saved_before = (Path(folder) / "modules.json").exists()
+        with write_folder_whole(folder, SAVED_FILES if saved_before else ()) as scratch:
+            self.bert.save_pretrained(scratch)
+            self.tokenizer.model_max_length = self.max_length
+            self.tokenizer.save_pretrained(scratch)
+            write_vocab_txt(scratch / "vocab.txt", self.tokenizer.get_vocab())
+            write_siamese_settings(scratch, self.pooling, self.max_length,
+                                   self.bert.config.hidden_size)

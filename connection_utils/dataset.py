@@ -1,0 +1,104 @@
+"""ConnectionDataset and its batches: pairs of token ids, padded no more than needed."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import BertTokenizer
+
+from connection_utils.bert import pad_batch, tokenize
+
+Item = dict[str, list[int] | float]
+
+
+class ConnectionDataset(Dataset):
+    """Pairs of texts as token ids, with their scores.
+
+    `pairs` is a table as `read_connections` makes it. All texts are tokenised once, here,
+    and cut to `max_length` tokens.
+    ``dataset[i]`` is a dict: ``sentence1`` and ``sentence2`` (lists of token ids, [CLS] …
+    [SEP]) and ``score`` (float, 0..1).
+    """
+
+    def __init__(self, pairs: pd.DataFrame, tokenizer: BertTokenizer,
+                 max_length: int = 128) -> None:
+        self.sentence1 = tokenize(pairs["sentence1"].tolist(), tokenizer, max_length)
+        self.sentence2 = tokenize(pairs["sentence2"].tolist(), tokenizer, max_length)
+        self.score = pairs["score"].astype(float).tolist()
+        self.pad_token_id = tokenizer.pad_token_id
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def __getitem__(self, index: int) -> Item:
+        return {"sentence1": self.sentence1[index], "sentence2": self.sentence2[index],
+                "score": self.score[index]}
+
+    @property
+    def lengths(self) -> list[int]:
+        """The longer sentence's number of tokens, for each pair."""
+        return [max(len(a), len(b)) for a, b in zip(self.sentence1, self.sentence2)]
+
+
+def collate_connections(items: Sequence[Item], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """A batch of pairs as tensors, padded to the longest text in it.
+
+    ``input_ids`` and ``attention_mask``: (2 * batch, tokens) int64, all first sentences,
+    then all second ones, so that one pass through BERT serves both. ``score``: (batch,)
+    float32, the shape and type of the cosines it is compared with.
+    """
+    texts = [item["sentence1"] for item in items] + [item["sentence2"] for item in items]
+    scores = torch.tensor([item["score"] for item in items], dtype=torch.float32)
+    return {**pad_batch(texts, pad_token_id), "score": scores}
+
+
+class LengthBucketedBatches(Sampler[list[int]]):
+    """Shuffled batches of pairs of like length; each pair exactly once an epoch.
+
+    The pairs are shuffled, cut into buckets of `bucket` batches, sorted by length inside
+    each bucket, and the batches are shuffled again. `seed` and ``set_epoch`` decide the
+    order: the same two numbers give the same batches. ``bucket=1`` only shuffles.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 12,
+                 bucket: int = 50) -> None:
+        if batch_size < 1 or bucket < 1:
+            raise ValueError(f"batch_size is {batch_size} and bucket {bucket}; expected 1 "
+                             "or more")
+        self.lengths, self.batch_size, self.seed, self.bucket = (
+            lengths, batch_size, seed, bucket)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of epoch number `epoch` (0, 1, …)."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        chance = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=chance).tolist()
+        size = self.batch_size * self.bucket
+        batches = []
+        for start in range(0, len(order), size):
+            rows = order[start:start + size]
+            if self.bucket > 1:
+                rows.sort(key=lambda i: self.lengths[i])
+            batches += [rows[i:i + self.batch_size]
+                        for i in range(0, len(rows), self.batch_size)]
+        for i in torch.randperm(len(batches), generator=chance).tolist():
+            yield batches[i]
+
+
+def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,
+                      pin_memory: bool = False) -> DataLoader:
+    """A DataLoader of length-bucketed shuffled batches; its ``batch_sampler`` is one of ours."""
+    return DataLoader(
+        dataset,
+        batch_sampler=LengthBucketedBatches(dataset.lengths, batch_size, seed),
+        collate_fn=partial(collate_connections, pad_token_id=dataset.pad_token_id),
+        pin_memory=pin_memory,
+    )

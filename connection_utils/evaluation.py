@@ -1,0 +1,119 @@
+"""How good the cosines are: rank correlation, a threshold, and a look for collapse."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics import confusion_matrix, precision_recall_curve
+
+from connection_utils.bert import ConnectionBert
+
+# Random unpaired texts should be far from each other. Above this mean cosine the model
+# is called collapsed.
+COLLAPSE_MEAN = 0.8
+
+
+class ConstantPredictionError(ValueError):
+    """All cosines, or all scores, are the same number, so no correlation exists."""
+
+
+def spearman(scores: np.ndarray, cosines: np.ndarray) -> float:
+    """Spearman's rank correlation, -1..1 (papers print it times 100).
+
+    The STS benchmark's usual measure, and Sentence-BERT's (arXiv 1908.10084, section 4.1).
+    Raises ConstantPredictionError where it would be NaN.
+    """
+    _refuse_constant(scores, cosines)
+    return float(stats.spearmanr(scores, cosines).statistic)
+
+
+def pearson(scores: np.ndarray, cosines: np.ndarray) -> float:
+    """Pearson's linear correlation, -1..1. Raises as `spearman` does."""
+    _refuse_constant(scores, cosines)
+    return float(stats.pearsonr(scores, cosines).statistic)
+
+
+def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearman,
+                       resamples: int = 1000, seed: int = 12) -> tuple[float, float]:
+    """95 % interval of `statistic`: pairs are drawn anew with replacement (percentiles)."""
+    result = stats.bootstrap((np.asarray(scores), np.asarray(cosines)), statistic,
+                             paired=True, vectorized=False, n_resamples=resamples,
+                             method="percentile", rng=np.random.default_rng(seed))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
+    """The cosine from which on to say "connected", where F1 is highest.
+
+    `connected` holds the truth (bool). Choose on dev, then judge once on test with
+    `judge_threshold`: a raw cosine is not a probability, and 0.5 means nothing.
+    """
+    connected = np.asarray(connected, dtype=bool)
+    if connected.all() or not connected.any():
+        raise ValueError(f"{connected.sum()} of {len(connected)} pairs are connected; "
+                         "expected some of both kinds")
+    precision, recall, thresholds = precision_recall_curve(connected, cosines)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(np.argmax(f1[:-1]))                        # the last point has no threshold
+    ordered = np.sort(np.unique(cosines))
+    below = ordered[ordered < thresholds[best]]           # halfway to the next lower cosine
+    return float((thresholds[best] + below[-1]) / 2) if len(below) else float(thresholds[best])
+
+
+def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
+                    ) -> dict[str, float]:
+    """Accuracy, precision, recall, F1 and the four counts of saying "connected" there."""
+    said = np.asarray(cosines) >= threshold
+    tn, fp, fn, tp = confusion_matrix(connected, said, labels=[False, True]).ravel().tolist()
+    return {
+        "accuracy": (tp + tn) / len(said),
+        "precision": tp / (tp + fp) if tp + fp else 0.0,
+        "recall": tp / (tp + fn) if tp + fn else 0.0,
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0,
+        "true_positive": tp, "false_positive": fp, "false_negative": fn, "true_negative": tn,
+    }
+
+
+@dataclass(frozen=True)
+class CollapseCheck:
+    """Cosines of random unpaired texts, (n,), and what they mean."""
+
+    cosines: np.ndarray
+
+    @property
+    def collapsed(self) -> bool:
+        """True if even unpaired texts are alike: the model has stopped telling apart."""
+        return float(self.cosines.mean()) > COLLAPSE_MEAN
+
+    def __str__(self) -> str:
+        state = ("COLLAPSED: texts that have nothing to do with each other score alike. "
+                 "Lower the learning rate, or train for fewer steps" if self.collapsed
+                 else "not collapsed")
+        return f"random unpaired texts: mean cosine {self.cosines.mean():.2f} ({state})"
+
+
+def check_collapse(model: ConnectionBert, pairs: pd.DataFrame, sample: int = 1000,
+                   seed: int = 12) -> CollapseCheck:
+    """Score each of `sample` first sentences against another row's second sentence.
+
+    A low loss does not show a collapse (every pair at 0.99, say); this does.
+    """
+    if len(pairs) < 2:
+        raise ValueError(f"{len(pairs)} pair; expected at least 2, to take them apart")
+    rows = np.random.default_rng(seed).permutation(len(pairs))[:sample]
+    first = pairs["sentence1"].to_numpy()[rows]
+    second = pairs["sentence2"].to_numpy()[np.roll(rows, 1)]
+    return CollapseCheck(model.similarity(first, second))
+
+
+def _refuse_constant(scores: np.ndarray, cosines: np.ndarray) -> None:
+    for name, values in (("scores", scores), ("cosines", cosines)):
+        values = np.asarray(values)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{(~np.isfinite(values)).sum()} of the {len(values)} {name} "
+                             "are not finite; the training has diverged, or the file is bad")
+        if len(values) < 2 or np.ptp(values) == 0:
+            raise ConstantPredictionError(
+                f"all {len(values)} {name} are {values[:1]}: no correlation exists. If they "
+                "are the model's, it has collapsed: lower the learning rate.")

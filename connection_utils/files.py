@@ -1,0 +1,77 @@
+"""Files and folders that are written whole or not at all, and their hashes."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sha256_of(path: str | Path) -> str:
+    """The file's SHA-256, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def write_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a scratch path beside `path`; it takes `path`'s place when the block ends well.
+
+    If the block fails, or the process is killed in it, `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial",
+                                    dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        _flush(scratch)
+        scratch.chmod(0o644)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder_whole(folder: str | Path, ours: Collection[str]) -> Iterator[Path]:
+    """Yield a scratch folder beside `folder`; it takes its place when the block ends well.
+
+    An existing `folder` is replaced only if every entry in it has a name in `ours`;
+    otherwise nothing is written and FileExistsError names what stands in the way.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; expected a folder or a new name.")
+    others = sorted(p.name for p in folder.iterdir() if p.name not in ours) \
+        if folder.exists() else []
+    if others:
+        raise FileExistsError(
+            f"{folder} holds files that would be lost: {', '.join(others[:5])}. "
+            "Choose a new or an empty folder."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial",
+                                    dir=folder.parent))
+    try:
+        yield scratch
+        for path in scratch.rglob("*"):
+            if path.is_file():
+                _flush(path)
+        scratch.chmod(0o755)
+        old = scratch.with_suffix(".old")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(scratch, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Make the file's bytes reach the disk before it is renamed into place."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

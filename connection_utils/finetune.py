@@ -1,0 +1,103 @@
+"""Fine-tune a local BERT on pairs of texts, as notebook 03 does, from a command line.
+
+    python -m connection_utils.finetune
+    python -m connection_utils.finetune --model transformers/bert/bert-base-uncased \\
+        --data my_pairs.csv --epochs 1 --output runs/my_model
+
+The model and the data are read from disk; no model hub is ever asked. Before and after
+training the test pairs are scored once. The output is one more local model folder: the
+weights of the best dev evaluation, the tokenizer, and training.json with the settings,
+the history and the scores. sentence-transformers loads it, too.
+"""
+
+import argparse
+import sys
+from dataclasses import fields
+
+from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.bert import POOLINGS, ConnectionBert
+from connection_utils.dataset import ConnectionDataset
+from connection_utils.evaluation import bootstrap_interval, spearman
+from connection_utils.losses import LOSSES
+from connection_utils.model_files import ModelFolderError
+from connection_utils.reading import ConnectionDataError, read_splits
+from connection_utils.training import TrainingConfig, save_run, train
+from connection_utils.workspace import run_folder, shown
+
+HELP = {
+    "epochs": "how often each pair is seen",
+    "batch_size": "pairs in a step",
+    "learning_rate": "highest learning rate, at the end of the warm-up",
+    "warmup_ratio": "share of the steps in which the learning rate rises",
+    "weight_decay": "AdamW's weight decay",
+    "max_grad_norm": "gradients longer than this are cut to it",
+    "loss": "what training makes small",
+    "evaluations_per_epoch": "dev evaluations in an epoch; the best weights are kept",
+    "seed": "decides the order of the pairs, dropout and, for one file, the split",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's options; those of `TrainingConfig` come from its fields."""
+    options = argparse.ArgumentParser(
+        prog="python -m connection_utils.finetune", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", default=DEFAULT_MODEL, metavar="FOLDER",
+                         help="local model folder to start from (default: %(default)s)")
+    options.add_argument("--data", default=DEFAULT_DATA, metavar="PATH",
+                         help="folder with train, dev and test files, or one CSV with "
+                              "sentence1, sentence2, score in 0..1 (default: %(default)s)")
+    options.add_argument("--output", metavar="FOLDER",
+                         help="where the model goes (default: a folder under runs/ that "
+                              "carries the settings)")
+    options.add_argument("--pooling", choices=POOLINGS, default="mean",
+                         help="how token vectors become one (default: %(default)s)")
+    options.add_argument("--max-length", type=int, default=128, metavar="TOKENS",
+                         help="longer texts are cut (default: %(default)s)")
+    options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
+    for setting in fields(TrainingConfig):
+        options.add_argument(
+            "--" + setting.name.replace("_", "-"), type=setting.type, default=setting.default,
+            choices=LOSSES if setting.name == "loss" else None,
+            help=HELP[setting.name] + " (default: %(default)s)")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the whole job; see ``--help``."""
+    options = parser().parse_args(arguments)
+    try:
+        config = TrainingConfig(**{f.name: getattr(options, f.name)
+                                   for f in fields(TrainingConfig)})
+        splits = read_splits(options.data, config.seed)
+        model = ConnectionBert.from_local(options.model, options.pooling, options.max_length,
+                                          options.device)
+    except (ModelFolderError, ConnectionDataError, ValueError) as error:
+        sys.exit(f"{error}")
+    output = options.output or run_folder(options.model, options.data, options.pooling,
+                                          config.run_name())
+    test = splits["test"]
+    print(f"model   {shown(options.model)} on {model.device}")
+    print("pairs   " + ", ".join(f"{name} {len(pairs):,}" for name, pairs in splits.items()))
+    before = model.similarity(test["sentence1"], test["sentence2"])
+    print(f"before  test Spearman {100 * spearman(test['score'], before):.2f}", flush=True)
+
+    train_set = ConnectionDataset(splits["train"], model.tokenizer, model.max_length)
+    history = train(model, train_set, splits["dev"], config, on_evaluation=lambda r: print(
+        f"epoch {r['epoch']:.2f}  loss {r['loss']:.4f}  dev Spearman "
+        f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s", flush=True))
+
+    after = model.similarity(test["sentence1"], test["sentence2"])
+    low, high = bootstrap_interval(test["score"], after)
+    save_run(output, model, history, base_model=shown(options.model),
+             data=shown(options.data), pairs={name: len(p) for name, p in splits.items()},
+             test_spearman_before=spearman(test["score"], before),
+             test_spearman_after=spearman(test["score"], after),
+             test_spearman_interval=[low, high])
+    print(f"after   test Spearman {100 * spearman(test['score'], after):.2f} "
+          f"(95 % interval {100 * low:.2f} to {100 * high:.2f})")
+    print(f"saved   {shown(output)}")
+
+
+if __name__ == "__main__":
+    main()

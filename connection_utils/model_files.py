@@ -1,0 +1,188 @@
+"""The files of a local model folder: which there are, read safely, written alike.
+
+A BERT folder holds three things: the architecture, the vocabulary and the weights. A
+siamese BERT has two settings more, pooling and max_length; they are kept where
+sentence-transformers keeps them, so that either library loads what the other saved.
+"""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from transformers import BertTokenizer
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")     # taken in this order
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+class ModelFolderError(ValueError):
+    """A model folder that cannot be used; the message names file, finding and remedy."""
+
+
+KNOWN_FILES = {
+    "config.json": "architecture",
+    "model.safetensors": "weights",
+    "pytorch_model.bin": "weights (pickle)",
+    "vocab.txt": "vocabulary, one token a line",
+    "tokenizer.json": "vocabulary and rules",
+    "tokenizer_config.json": "tokenizer settings",
+    "special_tokens_map.json": "names of special tokens",
+    "modules.json": "sentence-transformers' parts",
+    "sentence_bert_config.json": "sentence-transformers' length",
+    "training.json": "how it was fine-tuned",
+    "threshold.json": "from which cosine on to say connected",
+    "README.md": "model card",
+}
+SAVED_FILES = frozenset({"1_Pooling", *KNOWN_FILES} - {"README.md", "pytorch_model.bin"})
+POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token",
+                "max": "pooling_mode_max_tokens"}
+
+
+def load_tokenizer(folder: str | Path) -> BertTokenizer:
+    """The folder's tokenizer, with nothing asked of a hub."""
+    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.backend_tokenizer.no_padding()      # some files pad all texts to 128 tokens
+    tokenizer.backend_tokenizer.no_truncation()   # max_length is passed at each call
+    return tokenizer
+
+
+def read_vocab_txt(path: Path) -> list[str]:
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(
+            f"vocab.txt, line {raw[:error.start].count(10) + 1}: byte "
+            f"0x{raw[error.start]:02x} is not UTF-8. Copy the file again, unchanged."
+        ) from None
+    if text.startswith("\ufeff"):
+        raise ModelFolderError(
+            "vocab.txt, line 1, column 1: a byte order mark (BOM). It makes the first "
+            "token unknown and adds one past the embedding table. Save the file as UTF-8 "
+            "without BOM, or copy it again without opening it in an editor.")
+    tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    first_line: dict[str, int] = {}
+    for line, token in enumerate(tokens, start=1):
+        if token in first_line:
+            raise ModelFolderError(
+                f"vocab.txt, line {line}: token {token!r} stands on line "
+                f"{first_line[token]} already; expected each token once, as a token's "
+                "line is its id. Copy the file again.")
+        first_line[token] = line
+    absent = [token for token in SPECIAL_TOKENS if token not in first_line]
+    if absent:
+        raise ModelFolderError(
+            f"vocab.txt has {len(tokens):,} lines and lacks {', '.join(absent)}. Expected "
+            "a BERT WordPiece vocabulary; copy it from where the weights come from.")
+    return tokens
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """A weights file's tensors under today's names; pickles only ``weights_only=True``.
+
+    Raises ModelFolderError for a file that is a pointer, damaged, or more than tensors.
+    """
+    if not path.is_file():
+        raise ModelFolderError(f"{path.name} is not a regular file. Copy the weights again.")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelFolderError(
+            f"{path.name} is a Git LFS pointer of {size} bytes, not the weights. In the "
+            "repository it came from run `git lfs pull`, or download the file itself.")
+    broken = ModelFolderError(
+        f"{path.name} ({size:,} bytes) is damaged or was not copied whole. Copy it again "
+        "and compare its size with the source.")
+    if path.suffix == ".safetensors":
+        try:
+            return _with_current_names(load_file(path))
+        except (safetensors.SafetensorError, OSError) as error:
+            raise broken from error
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True,
+                             mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "weights_only" not in str(error).lower() and "Unsupported" not in str(error):
+            raise broken from error
+        raise ModelFolderError(
+            f"{path.name} is a pickle that asks for more than tensors, so it was not "
+            "opened: it could run code on this machine. Never load it with "
+            "weights_only=False. Get model.safetensors of the same model, or a file from "
+            "a source you trust.") from error
+    except Exception as error:        # truncated files raise many kinds
+        raise broken from error
+    if not isinstance(tensors, dict) or not all(
+            isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise ModelFolderError(
+            f"{path.name} is not a state dict (names to tensors). Save the model with "
+            "save_pretrained, or torch.save(model.state_dict(), …).")
+    return _with_current_names(tensors)
+
+
+def _with_current_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Old checkpoints prefix ``bert.`` and call LayerNorm's parameters gamma and beta.
+
+    ``position_ids``, counted rather than learnt, stood in files of some versions: left out.
+    """
+    def current(name: str) -> str:
+        return (name.removeprefix("bert.")
+                .replace("LayerNorm.gamma", "LayerNorm.weight")
+                .replace("LayerNorm.beta", "LayerNorm.bias"))
+
+    return {current(name): tensor for name, tensor in tensors.items()
+            if not name.endswith("position_ids")}
+
+
+def write_vocab_txt(path: Path, vocab: dict[str, int]) -> None:
+    """Write token -> id as BERT's ``vocab.txt``: a token's line is its id."""
+    path.write_text("".join(f"{word}\n" for word in sorted(vocab, key=vocab.get)),
+                    encoding="utf-8", newline="\n")
+
+
+def write_siamese_settings(folder: Path, pooling: str, max_length: int,
+                           hidden_size: int) -> None:
+    """Write the files by which sentence-transformers knows the pooling and max_length."""
+    parts = {"Transformer": "", "Pooling": "1_Pooling"}
+    contents = {
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": path,
+             "type": f"sentence_transformers.models.{part}"}
+            for i, (part, path) in enumerate(parts.items())
+        ],
+        "sentence_bert_config.json": {"max_seq_length": max_length,
+                                      "do_lower_case": False},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": hidden_size,
+            **{key: name == pooling for name, key in POOLING_KEYS.items()},
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    }
+    for name, values in contents.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_siamese_settings(folder: Path) -> dict[str, object]:
+    """``pooling`` and ``max_length``, as far as the folder tells them."""
+    settings: dict[str, object] = {}
+    length, pooling = folder / "sentence_bert_config.json", folder / "1_Pooling/config.json"
+    try:
+        if length.is_file():
+            settings["max_length"] = int(json.loads(length.read_text())["max_seq_length"])
+        if pooling.is_file():
+            values = json.loads(pooling.read_text())
+            settings["pooling"] = values.get("pooling_mode") or next(
+                name for name, key in POOLING_KEYS.items() if values.get(key))
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise ModelFolderError(
+            f"{folder}: sentence_bert_config.json or 1_Pooling/config.json is not "
+            f"understood here ({error!r}); expected max_seq_length and one of the modes "
+            f"{', '.join(POOLING_KEYS)}. Mend or remove them, and pass pooling= and "
+            "max_length= instead.") from error
+    return settings

@@ -1,0 +1,261 @@
+"""Run the numbered notebooks of the series, from the first to the last.
+
+    python -m connection_utils.series fetch      put the default model and data in place
+    python -m connection_utils.series run        the main job; what `make run` starts
+    python -m connection_utils.series execute    re-execute and save the committed outputs
+
+What needs torch is imported where it is used, so that a run that finds all in place is
+over in a second.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from papermill.inspection import inspect_notebook
+from papermill.parameterize import parameterize_notebook
+
+from connection_utils.assets import (
+    DATA,
+    DEFAULT_DATA,
+    DEFAULT_MODEL,
+    MODEL,
+    AssetError,
+    fetch,
+    fetch_assets,
+)
+from connection_utils.files import sha256_of, write_whole
+from connection_utils.workspace import ROOT, run_folder, runs_folder, shown
+
+NOTEBOOKS = ROOT / "notebooks"
+CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
+        "04_similarity_distributions")
+OTHER_CELLS_SECONDS = 60       # 01, 02 and 04 on 2 CPU cores, with kernels starting
+
+
+class NotebookFailed(RuntimeError):
+    """A cell of the series raised an error that was not to be shown."""
+
+
+def run(model: str, data: str, epochs: int | None) -> None:
+    """Execute notebooks 01 to 04 into ``runs/notebooks/`` and print a short table.
+
+    A notebook whose executed copy was made from the same notebook, module, model, data
+    and parameters is not run again.
+    """
+    for asset, used in ((MODEL, model == DEFAULT_MODEL), (DATA, data == DEFAULT_DATA)):
+        if used:
+            state = "fetched" if fetch(asset) else "in place"
+            print(f"{asset.title}: {state} in {asset.folder}", flush=True)
+    wanted = {"model_dir": model, "data": data, "epochs": epochs}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    settings = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb") | given
+    output, config = _trained(settings)
+    copies = runs_folder() / "notebooks" / output.name
+    fingerprint = _fingerprint(model, data)
+    todo = [name for name in CORE
+            if not _in_place(copies / f"{name}.ipynb", name, given, fingerprint)]
+    if CORE[3] not in todo and not (output / "threshold.json").is_file():
+        todo = [name for name in CORE if name in {*todo, *CORE[2:]}]     # was removed
+    if CORE[2] in todo:
+        _tell_duration(settings, config)
+    for name in CORE:
+        if name not in todo:
+            print(f"{name}: in place in {shown(copies)}")
+            continue
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        known = parameters_of(NOTEBOOKS / f"{name}.ipynb")
+        notebook = parameterize_notebook(
+            notebook, {key: value for key, value in given.items() if key in known})
+        notebook.metadata["made_from"] = _made_from(name, given, fingerprint)
+        execute(notebook, name, copies / f"{name}.ipynb")
+    _print_table(output, copies)
+
+
+def execute(notebook: nbformat.NotebookNode, name: str, target: Path,
+            checking: bool = False) -> None:
+    """Run `notebook` in a fresh kernel with a line of progress; write it to `target` whole.
+
+    If a cell fails, `target` stays as it was, what ran so far goes to ``runs/failed/``,
+    and NotebookFailed names the cell.
+    """
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    done, started = 0, time.monotonic()
+
+    def tell(end="\n"):
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
+        line = f"{name}: cell {done} of {code}, {minutes:02d}:{seconds:02d}"
+        print(f"\r{line}" if sys.stdout.isatty() else line, end=end, flush=True)
+
+    def count(cell, cell_index):
+        nonlocal done
+        done += cell.cell_type == "code"
+
+    def keep_telling():                  # in place on a terminal, a line a minute in a log
+        while not finished.wait(1 if sys.stdout.isatty() else 60):
+            tell(end="" if sys.stdout.isatty() else "\n")
+
+    finished = threading.Event()
+    clock = threading.Thread(target=keep_telling, daemon=True)
+    clock.start()
+    client = NotebookClient(
+        notebook, timeout=None, kernel_name="python3", store_widget_state=False,
+        record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}},
+        on_cell_start=count, extra_arguments=["--log-level=ERROR"])
+    try:
+        client.execute(env=os.environ | ({"CONNECTION_CHECK": "1"} if checking else {}))
+    except CellExecutionError as error:
+        failed = runs_folder() / "failed" / f"{name}.ipynb"
+        _write(notebook, failed)
+        raise NotebookFailed(
+            f"\n{name}, code cell {done} of {code}: {error.ename}: {error.evalue}\n"
+            f"What ran so far is in {shown(failed)}.") from None
+    finally:
+        finished.set()
+        clock.join()
+        tell()
+    _write(notebook, target)
+
+
+def parameters_of(path: Path) -> dict[str, object]:
+    """The names and values in a notebook's cell tagged ``parameters``."""
+    return {name: ast.literal_eval(known["default"])
+            for name, known in inspect_notebook(str(path)).items()}
+
+
+def save_outputs(only: str | None) -> None:
+    """Re-execute the committed notebooks as a check would, and save what they print."""
+    paths = [path for path in sorted(NOTEBOOKS.glob("**/*.ipynb"))
+             if ".ipynb_checkpoints" not in path.parts and path.name.startswith(only or "")]
+    if not paths:
+        sys.exit(f"no notebook under notebooks/ begins with {only!r}; expected 01, 02, …")
+    for path in paths:
+        execute(nbformat.read(path, as_version=4), path.stem, path, checking=True)
+
+
+def _trained(settings: dict) -> tuple[Path, object]:
+    from connection_utils.training import TrainingConfig
+
+    config = TrainingConfig(**{field.name: settings[field.name]
+                               for field in fields(TrainingConfig) if field.name in settings})
+    return run_folder(settings["model_dir"], settings["data"], settings["pooling"],
+                      config.run_name()), config
+
+
+def _fingerprint(model: str, data: str) -> str:
+    """A hash of all that decides the outputs, apart from notebook and parameters."""
+    files = sorted((ROOT / "connection_utils").glob("*.py"))
+    for place in (model, data):
+        path = ROOT / place
+        files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else (
+            [path] if path.is_file() else [])
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+
+def _made_from(name: str, given: dict, fingerprint: str) -> str:
+    source = sha256_of(NOTEBOOKS / f"{name}.ipynb")
+    return hashlib.sha256(f"{source} {sorted(given.items())} {fingerprint}".encode()).hexdigest()
+
+
+def _in_place(copy: Path, name: str, given: dict, fingerprint: str) -> bool:
+    if not copy.is_file():
+        return False
+    made_from = nbformat.read(copy, as_version=4).metadata.get("made_from")
+    return made_from == _made_from(name, given, fingerprint)
+
+
+def _tell_duration(settings: dict, config) -> None:
+    """Time some steps on this machine, and say how long the series will take."""
+    from connection_utils.bert import ConnectionBert
+    from connection_utils.dataset import ConnectionDataset, connection_loader
+    from connection_utils.losses import LOSSES
+    from connection_utils.reading import read_splits
+    from connection_utils.training import build_optimizer, build_schedule, training_step
+
+    model = ConnectionBert.from_local(settings["model_dir"], settings["pooling"],
+                                      settings["max_length"])
+    splits = read_splits(settings["data"], config.seed)
+    loader = connection_loader(
+        ConnectionDataset(splits["train"], model.tokenizer, model.max_length),
+        config.batch_size)
+    steps = config.epochs * len(loader)
+    optimizer = build_optimizer(model.train(), config)
+    schedule = build_schedule(optimizer, steps, config)
+    measured = 0
+    for measured, batch in enumerate(loader, start=1):
+        if measured == 2:                      # the first step is slower than all others
+            started = time.perf_counter()
+        training_step(model, batch, LOSSES[config.loss], optimizer, schedule, 1.0)
+        if measured == 12:
+            break
+    training = (time.perf_counter() - started) / (measured - 1) * steps if measured > 1 else 0
+    sample = splits["dev"].head(128)
+    started = time.perf_counter()
+    model.similarity(sample["sentence1"], sample["sentence2"])
+    pairs = (config.epochs * config.evaluations_per_epoch + 2) * len(splits["dev"]) \
+        + 4 * len(splits["test"])
+    scoring = (time.perf_counter() - started) / len(sample) * pairs
+    minutes = (training + scoring + OTHER_CELLS_SECONDS) / 60
+    print(f"{len(splits['train']):,} training pairs × {config.epochs} epochs on "
+          f"{model.device}: this will take about {minutes:.0f} minutes", flush=True)
+
+
+def _print_table(output: Path, copies: Path) -> None:
+    from connection_utils.training import read_run
+
+    record = read_run(output)
+    threshold = json.loads((output / "threshold.json").read_text())
+    low, high = record["test_spearman_interval"]
+    print(f"""
+test Spearman × 100   {100 * record['test_spearman_before']:.2f} before, \
+{100 * record['test_spearman_after']:.2f} after fine-tuning \
+(95 % interval {100 * low:.2f} to {100 * high:.2f})
+threshold             connected from cosine {threshold['threshold']:.2f} on \
+(chosen on dev; right for {100 * threshold['test']['accuracy']:.1f} % of the test pairs)
+the model             {shown(output)}
+the notebooks         {shown(copies)}""")
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Save whole, without the kernel's exact Python version."""
+    notebook.metadata["language_info"] = {"name": "python"}
+    with write_whole(path) as scratch:
+        nbformat.write(notebook, scratch)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = argparse.ArgumentParser(prog="python -m connection_utils.series",
+                                      description=__doc__,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = options.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("fetch", help="put the default model and data in place")
+    runner = verbs.add_parser("run", help="execute notebooks 01 to 04 under runs/")
+    runner.add_argument("--model", default=DEFAULT_MODEL, help="local model folder")
+    runner.add_argument("--data", default=DEFAULT_DATA, help="folder of splits, or one CSV")
+    runner.add_argument("--epochs", type=int, help="epochs of training (default: 03's own)")
+    saver = verbs.add_parser("execute", help="save the committed notebooks' outputs anew")
+    saver.add_argument("--only", metavar="NN", help="just this notebook, as 03")
+    chosen = options.parse_args(arguments)
+    try:
+        if chosen.verb == "run":
+            run(chosen.model, chosen.data, chosen.epochs)
+        elif chosen.verb == "execute":
+            save_outputs(chosen.only)
+        else:
+            fetch_assets()
+    except (AssetError, NotebookFailed, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Which texts share pairs: leakage between splits, and splits without any."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
+
+
+def pair_keys(pairs: pd.DataFrame) -> pd.Series:
+    """A key for each row that is equal for equal pairs, swapped or not, in any case."""
+    first, second = (pairs[name].str.strip().str.lower() for name in ("sentence1", "sentence2"))
+    swap = first > second
+    return first.where(~swap, second) + "\t" + second.where(~swap, first)
+
+
+def find_leaks(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The pairs that stand in more than one split.
+
+    A row for each such pair: ``pair`` (its key, as `pair_keys` makes it) and, for each
+    split, how many rows it has there.
+    """
+    counts = pd.DataFrame({name: pair_keys(pairs).value_counts()
+                           for name, pairs in splits.items()})
+    leaked = counts[counts.notna().sum(axis=1) > 1].fillna(0).astype(int)
+    return leaked.rename_axis("pair").sort_index().reset_index()
+
+
+def drop_leaks(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The same splits, each without the pairs that a later one holds.
+
+    In the order train, dev, test: train gives way to dev and test, dev gives way to
+    test, and test is never touched, or its scores could not be compared with others'.
+    """
+    names = list(splits)
+    keys = {name: pair_keys(pairs) for name, pairs in splits.items()}
+    kept = {}
+    for position, name in enumerate(names):
+        later = pd.concat([keys[other] for other in names[position + 1:]] or
+                          [pd.Series(dtype=object)])
+        kept[name] = splits[name][~keys[name].isin(later)].reset_index(drop=True)
+    return kept
+
+
+def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataFrame]:
+    """Cut one table into train, dev and test, about 8 : 1 : 1.
+
+    Pairs that share a sentence, directly or through other pairs, stay on one side, and
+    each side gets its share of low, middle and high scores. The seed decides; the rows
+    keep their order. ValueError if there are fewer than 30 pairs, or if nearly all are
+    related, so that a side stays empty.
+    """
+    if len(pairs) < 30:
+        raise ValueError(f"{len(pairs)} pairs are too few to cut into train, dev and test; "
+                         "expected at least 30")
+    tenths = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(
+        pairs, y=pd.cut(pairs["score"], 3, labels=False), groups=_related_groups(pairs))
+    folds = [rows for _, rows in tenths]
+    sides = {"train": np.concatenate(folds[2:]), "dev": folds[0], "test": folds[1]}
+    for name, rows in sides.items():
+        if not len(rows):
+            raise ValueError(f"the pairs are so related through shared sentences that {name} "
+                             "stays empty; bring a folder with train, dev and test files")
+    return {name: pairs.iloc[np.sort(rows)].reset_index(drop=True)
+            for name, rows in sides.items()}
+
+
+def _related_groups(pairs: pd.DataFrame) -> np.ndarray:
+    """A group number for each row; rows that share a sentence have the same."""
+    both = pd.concat([pairs["sentence1"], pairs["sentence2"]]).str.strip().str.lower()
+    nodes, names = pd.factorize(both)
+    first, second = np.split(nodes, 2)
+    edges = coo_array((np.ones(len(first)), (first, second)), shape=(len(names),) * 2)
+    return connected_components(edges, directed=False)[1][first]

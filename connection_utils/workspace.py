@@ -1,0 +1,63 @@
+"""Where things lie in the repository, and whether this run is being checked."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def being_checked() -> bool:
+    """True where ``CONNECTION_CHECK=1``: outputs are compared, nobody watches.
+
+    Bars are off then, and what is trained goes under ``runs/check/``, so that a check
+    never overwrites a model that somebody trained.
+    """
+    return os.environ.get("CONNECTION_CHECK") == "1"
+
+
+def runs_folder() -> Path:
+    """The folder for all that runs leave behind (ignored by git)."""
+    return ROOT / "runs" / ("check" if being_checked() else "")
+
+
+def run_folder(model_dir: str | Path, data: str | Path, pooling: str, settings: str) -> Path:
+    """Where the model goes that is trained from `model_dir` on `data` with `settings`.
+
+    The name carries all of them: a run with other settings lands elsewhere.
+    """
+    start, pairs = (Path(str(p).replace("\\", "/")) for p in (model_dir, data))
+    return runs_folder() / f"{start.name}-{pairs.stem}-{pooling}-{settings}"
+
+
+def shown(path: str | Path) -> str:
+    """`path` as a reader should see it: relative to the repository where it is inside."""
+    path = Path(path).absolute()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def progress(iterable: Iterable, **options) -> tqdm:
+    """A tqdm bar over `iterable`; silent while the run is being checked."""
+    return tqdm(iterable, disable=being_checked() or None, **options)
+
+
+def prepare_notebook() -> None:
+    """The first call of every notebook: same folder, same style, same quiet everywhere.
+
+    The working directory becomes the repository's root, so that ``data/stsb`` means the
+    same in JupyterLab, VS Code, papermill and nbval. While the run is being checked,
+    tracebacks are cut to their last line, as the lines above it hold local paths.
+    """
+    from IPython import get_ipython
+
+    from connection_utils import plots
+
+    os.chdir(ROOT)
+    plots.use_style()
+    pd.set_option("display.precision", 2)
+    shell = get_ipython()
+    if shell is not None and being_checked():
+        shell.InteractiveTB.set_mode(mode="Minimal")
