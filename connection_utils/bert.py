@@ -118,11 +118,14 @@ class ConnectionBert(nn.Module):
         report = check_model_dir(folder)
         weights = load_weights(report)
         saved = read_siamese_settings(report.folder)
-        bert = BertModel(report.config, add_pooling_layer=False)
+        longest = report.config.max_position_embeddings
+        with torch.random.fork_rng(devices=[]):    # its random weights are replaced at once
+            bert = BertModel(report.config, add_pooling_layer=False)
         bert.load_state_dict(weights)
         model = cls(bert, load_tokenizer(report.folder),
                     pooling=pooling or saved.get("pooling", "mean"),
-                    max_length=max_length or saved.get("max_length", 128))
+                    max_length=saved.get("max_length", min(128, longest))
+                    if max_length is None else max_length)
         return model.to(pick_device(device)).eval()
 
     @property

@@ -95,7 +95,7 @@ class LengthBucketedBatches(Sampler[list[int]]):
 
 def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,
                       pin_memory: bool = False) -> DataLoader:
-    """A DataLoader of length-bucketed shuffled batches; its ``batch_sampler`` is one of ours."""
+    """A DataLoader of length-bucketed shuffled batches (``batch_sampler`` is one of ours)."""
     return DataLoader(
         dataset,
         batch_sampler=LengthBucketedBatches(dataset.lengths, batch_size, seed),

@@ -18,6 +18,7 @@ from connection_utils.model_files import (
     KNOWN_FILES,
     WEIGHTS,
     ModelFolderError,
+    list_files,
     load_tokenizer,
     read_tensors,
     read_vocab_txt,
@@ -82,7 +83,13 @@ def check_model_dir(folder: str | Path) -> ModelReport:
             "model hub: transformers/README.md tells how to bring a model by hand."
         )
         return report
-    report.files = _list_files(path)
+    report.files = list_files(path)
+    for link in path.iterdir():
+        if link.name in KNOWN_FILES and link.is_symlink() and not link.exists():
+            report.problems.append(f"{link.name} is a link that leads nowhere (to "
+                                   f"{link.readlink()}). Copy the file itself.")
+    if report.problems:
+        return report
     report.config = _read_config(path, report)
     _check_vocabulary(path, report)
     _check_weights(path, report)
@@ -98,16 +105,6 @@ def load_weights(report: ModelReport) -> dict[str, torch.Tensor]:
     report.raise_if_broken()
     return {name: tensor.to(torch.float32) for name, tensor in report.tensors.items()
             if name.startswith(BODY)}
-
-
-def _list_files(folder: Path) -> pd.DataFrame:
-    rows = [
-        {"file": path.name, "what it is": KNOWN_FILES.get(path.name, "not used here"),
-         "bytes": f"{path.stat().st_size:,}" if path.exists() else "-",
-         **({"lies at": str(path.resolve())} if path.is_symlink() else {})}
-        for path in sorted(folder.iterdir()) if not path.is_dir()
-    ]
-    return pd.DataFrame(rows, columns=rows[0].keys() if rows else ["file"]).fillna("")
 
 
 def _read_config(folder: Path, report: ModelReport) -> BertConfig | None:
@@ -171,10 +168,10 @@ def _check_vocabulary(folder: Path, report: ModelReport) -> None:
         report.problems.append(
             f"the vocabulary holds only the {size} special tokens, so every word would "
             "become [UNK]. Copy the whole vocab.txt or tokenizer.json again.")
-    if vocab and len(vocab) != size:
+    if vocab and dict(zip(vocab, range(len(vocab)))) != tokenizer.get_vocab():
         report.problems.append(
-            f"vocab.txt has {len(vocab):,} tokens and the tokenizer built from the folder "
-            f"{size:,}: the files belong to different models. Keep those of one model.")
+            f"vocab.txt ({len(vocab):,} tokens) and tokenizer.json ({size:,}) disagree: they "
+            "belong to different models. Keep those of one model.")
     if report.config is not None:
         rows = report.config.vocab_size
         if size > rows:
@@ -182,6 +179,10 @@ def _check_vocabulary(folder: Path, report: ModelReport) -> None:
                 f"the tokenizer has {size:,} tokens, the embedding table of config.json "
                 f"only {rows:,} rows: token {rows} would be an IndexError (on a GPU a "
                 "device-side assert). Take vocabulary and weights from the same model.")
+        elif size < rows - 1000:
+            report.problems.append(
+                f"the vocabulary has {size:,} tokens, the embedding table of config.json "
+                f"{rows:,} rows: it was not copied whole, or belongs to another model.")
         elif size < rows:
             report.notes.append(f"the embedding table has {rows - size} rows more than the "
                                 "vocabulary (padded for speed): harmless")

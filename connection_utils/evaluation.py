@@ -37,10 +37,18 @@ def pearson(scores: np.ndarray, cosines: np.ndarray) -> float:
 def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearman,
                        resamples: int = 1000, seed: int = 12) -> tuple[float, float]:
     """95 % interval of `statistic`: pairs are drawn anew with replacement (percentiles)."""
-    result = stats.bootstrap((np.asarray(scores), np.asarray(cosines)), statistic,
-                             paired=True, vectorized=False, n_resamples=resamples,
-                             method="percentile", rng=np.random.default_rng(seed))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    scores, cosines = np.asarray(scores), np.asarray(cosines)
+    statistic(scores, cosines)                # raises if there is nothing to correlate
+    chance = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(resamples):
+        rows = chance.integers(len(scores), size=len(scores))
+        try:
+            drawn.append(statistic(scores[rows], cosines[rows]))
+        except ConstantPredictionError:       # of few pairs, one may be drawn every time
+            continue
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
@@ -50,6 +58,7 @@ def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
     `judge_threshold`: a raw cosine is not a probability, and 0.5 means nothing.
     """
     connected = np.asarray(connected, dtype=bool)
+    cosines = np.asarray(cosines, dtype=np.float64)    # halfway of two float32 needs more
     if connected.all() or not connected.any():
         raise ValueError(f"{connected.sum()} of {len(connected)} pairs are connected; "
                          "expected some of both kinds")
@@ -64,7 +73,7 @@ def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
 def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
                     ) -> dict[str, float]:
     """Accuracy, precision, recall, F1 and the four counts of saying "connected" there."""
-    said = np.asarray(cosines) >= threshold
+    said = np.asarray(cosines, dtype=np.float64) >= threshold
     tn, fp, fn, tp = confusion_matrix(connected, said, labels=[False, True]).ravel().tolist()
     return {
         "accuracy": (tp + tn) / len(said),
@@ -101,9 +110,9 @@ def check_collapse(model: ConnectionBert, pairs: pd.DataFrame, sample: int = 100
     """
     if len(pairs) < 2:
         raise ValueError(f"{len(pairs)} pair; expected at least 2, to take them apart")
-    rows = np.random.default_rng(seed).permutation(len(pairs))[:sample]
-    first = pairs["sentence1"].to_numpy()[rows]
-    second = pairs["sentence2"].to_numpy()[np.roll(rows, 1)]
+    rows = np.random.default_rng(seed).permutation(len(pairs))
+    first = pairs["sentence1"].to_numpy()[rows[:sample]]
+    second = pairs["sentence2"].to_numpy()[np.roll(rows, 1)[:sample]]
     return CollapseCheck(model.similarity(first, second))
 
 

@@ -43,7 +43,7 @@ def write_folder_whole(folder: str | Path, ours: Collection[str]) -> Iterator[Pa
     An existing `folder` is replaced only if every entry in it has a name in `ours`;
     otherwise nothing is written and FileExistsError names what stands in the way.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()         # where a link leads, not the link itself
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; expected a folder or a new name.")
     others = sorted(p.name for p in folder.iterdir() if p.name not in ours) \

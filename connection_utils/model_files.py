@@ -10,13 +10,18 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import safetensors
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import BertTokenizer
 
+transformers.logging.disable_progress_bar()      # a bar on stderr for every load and save
+transformers.logging.set_verbosity_error()       # what matters is checked by the doctor
+
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")     # taken in this order
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class ModelFolderError(ValueError):
@@ -42,9 +47,25 @@ POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_tok
                 "max": "pooling_mode_max_tokens"}
 
 
+def list_files(folder: Path) -> pd.DataFrame:
+    """A row a file: file, what it is, bytes and, for links, where it really lies."""
+    rows = [
+        {"file": path.name, "what it is": KNOWN_FILES.get(path.name, "not used here"),
+         "bytes": f"{path.stat().st_size:,}" if path.exists() else "-",
+         **({"lies at": str(path.resolve())} if path.is_symlink() else {})}
+        for path in sorted(folder.iterdir()) if not path.is_dir()
+    ]
+    return pd.DataFrame(rows).fillna("") if rows else pd.DataFrame(columns=["file"])
+
+
 def load_tokenizer(folder: str | Path) -> BertTokenizer:
     """The folder's tokenizer, with nothing asked of a hub."""
-    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    settings = {}
+    stored = Path(folder) / "tokenizer.json"
+    if stored.is_file() and not (Path(folder) / "tokenizer_config.json").is_file():
+        normalizer = json.loads(stored.read_text(encoding="utf-8")).get("normalizer") or {}
+        settings["do_lower_case"] = normalizer.get("lowercase", False)  # else True is assumed
+    tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True, **settings)
     tokenizer.backend_tokenizer.no_padding()      # some files pad all texts to 128 tokens
     tokenizer.backend_tokenizer.no_truncation()   # max_length is passed at each call
     return tokenizer
@@ -67,6 +88,10 @@ def read_vocab_txt(path: Path) -> list[str]:
     tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     first_line: dict[str, int] = {}
     for line, token in enumerate(tokens, start=1):
+        if not token:
+            raise ModelFolderError(
+                f"vocab.txt, line {line}: the line is empty; expected a token, as a token's "
+                "line is its id. Copy the file again, unchanged.")
         if token in first_line:
             raise ModelFolderError(
                 f"vocab.txt, line {line}: token {token!r} stands on line "
@@ -107,7 +132,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True,
                              mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower() and "Unsupported" not in str(error):
+        said = str(error).lower()
+        if "weights_only" not in said and "unsupported" not in said \
+                or "unsupported operand" in said:       # no pickle at all, an HTML page, say
             raise broken from error
         raise ModelFolderError(
             f"{path.name} is a pickle that asks for more than tensors, so it was not "
@@ -117,7 +144,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:        # truncated files raise many kinds
         raise broken from error
     if not isinstance(tensors, dict) or not all(
-            isinstance(t, torch.Tensor) for t in tensors.values()):
+            isinstance(name, str) and isinstance(tensor, torch.Tensor)
+            for name, tensor in tensors.items()):
         raise ModelFolderError(
             f"{path.name} is not a state dict (names to tensors). Save the model with "
             "save_pretrained, or torch.save(model.state_dict(), …).")
@@ -142,6 +170,10 @@ def write_vocab_txt(path: Path, vocab: dict[str, int]) -> None:
     """Write token -> id as BERT's ``vocab.txt``: a token's line is its id."""
     path.write_text("".join(f"{word}\n" for word in sorted(vocab, key=vocab.get)),
                     encoding="utf-8", newline="\n")
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def write_siamese_settings(folder: Path, pooling: str, max_length: int,
@@ -171,14 +203,16 @@ def write_siamese_settings(folder: Path, pooling: str, max_length: int,
 def read_siamese_settings(folder: Path) -> dict[str, object]:
     """``pooling`` and ``max_length``, as far as the folder tells them."""
     settings: dict[str, object] = {}
-    length, pooling = folder / "sentence_bert_config.json", folder / "1_Pooling/config.json"
     try:
-        if length.is_file():
-            settings["max_length"] = int(json.loads(length.read_text())["max_seq_length"])
-        if pooling.is_file():
-            values = json.loads(pooling.read_text())
-            settings["pooling"] = values.get("pooling_mode") or next(
-                name for name, key in POOLING_KEYS.items() if values.get(key))
+        length = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+        pooling = _read_json(folder / "1_Pooling/config.json")
+        if pooling:
+            settings["pooling"] = pooling.get("pooling_mode") or next(
+                name for name, key in POOLING_KEYS.items() if pooling.get(key))
+            if length is None:      # since version 6 sentence-transformers keeps it there
+                length = _read_json(folder / "tokenizer_config.json").get("model_max_length")
+        if length is not None and int(length) < 1e9:      # 1e30 means that none was set
+            settings["max_length"] = int(length)
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ModelFolderError(
             f"{folder}: sentence_bert_config.json or 1_Pooling/config.json is not "

@@ -1,5 +1,6 @@
 """Reading pairs of texts and their scores from files into one kind of table."""
 
+import codecs
 import csv
 import io
 from pathlib import Path
@@ -37,12 +38,13 @@ def read_connections(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise ConnectionDataError(f"file not found: {path.absolute()}. data/README.md tells "
                                   "which files are read and where they belong.")
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[:error.start].count(b"\n") + 1
+        line = content[:error.start].count(b"\n") + 1
         raise ConnectionDataError(f"{path}, line {line}: byte "
-                                  f"0x{error.object[error.start]:02x} is not UTF-8. Save the "
+                                  f"0x{content[error.start]:02x} is not UTF-8. Save the "
                                   "file as UTF-8.") from None
     if not text.strip():
         raise ConnectionDataError(f"{path}: the file is empty; expected pairs.")
@@ -66,7 +68,13 @@ def read_splits(data: str | Path, seed: int = 12, keep_leaks: bool = False
         files = {name: path / f"{prefix}{name}.csv" for name in SPLITS}
         if all(file.is_file() for file in files.values()):
             splits = {name: read_connections(file) for name, file in files.items()}
-            return splits if keep_leaks else drop_leaks(splits)
+            splits = splits if keep_leaks else drop_leaks(splits)
+            empty = [name for name, pairs in splits.items() if pairs.empty]
+            if empty:
+                raise ConnectionDataError(
+                    f"{path.absolute()}: nothing is left of {', '.join(empty)}, as all its "
+                    "pairs stand in a later split, too. Expected splits of different pairs.")
+            return splits
     found = ", ".join(sorted(file.name for file in path.iterdir())) or "no file at all"
     raise ConnectionDataError(
         f"{path.absolute()} holds {found}; expected train.csv, dev.csv and test.csv (or "
@@ -75,7 +83,7 @@ def read_splits(data: str | Path, seed: int = 12, keep_leaks: bool = False
 
 
 def _read_sts(path: Path, text: str) -> pd.DataFrame:
-    rows = []
+    rows: dict[int, list[str]] = {}          # by line
     for number, line in enumerate(text.split("\n"), start=1):
         cells = line.rstrip("\r").split("\t")      # never quoted: quotes are text here
         if cells == [""]:
@@ -84,8 +92,8 @@ def _read_sts(path: Path, text: str) -> pd.DataFrame:
             raise ConnectionDataError(
                 f"{path}, line {number}: {len(cells)} tab-separated fields, expected at "
                 f"least {len(STS_COLUMNS)} ({', '.join(STS_COLUMNS)}).")
-        rows.append((number, *cells[:len(STS_COLUMNS)]))   # some rows name their sources too
-    frame = pd.DataFrame(rows, columns=["line", *STS_COLUMNS]).set_index("line")
+        rows[number] = cells[:len(STS_COLUMNS)]            # some rows name their sources too
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=STS_COLUMNS)
     return _checked(path, frame, STS_MAX_SCORE, [*COLUMNS, "genre", "source", "year"])
 
 
@@ -99,7 +107,11 @@ def _read_plain_csv(path: Path, text: str) -> pd.DataFrame:
                 f"{path}, line 1: column {', '.join(missing)} is missing; the header holds "
                 f"{', '.join(header)}. Expected a comma-separated file with the columns "
                 f"{', '.join(COLUMNS)}.")
-        rows = []
+        twice = [name for name in COLUMNS if header.count(name) > 1]
+        if twice:
+            raise ConnectionDataError(f"{path}, line 1: column {', '.join(twice)} stands "
+                                      "there twice; expected it once.")
+        rows: dict[int, list[str]] = {}          # by the line where they begin
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
@@ -107,11 +119,11 @@ def _read_plain_csv(path: Path, text: str) -> pd.DataFrame:
                     f"{path}, line {line}: {len(cells)} fields, the header has "
                     f"{len(header)}. A text with a comma needs double quotes around it.")
             if cells:
-                rows.append((line, *cells))
+                rows[line] = cells
             line = reader.line_num + 1
     except csv.Error as error:
         raise ConnectionDataError(f"{path}, line {reader.line_num}: {error}.") from None
-    frame = pd.DataFrame(rows, columns=["line", *header]).set_index("line")
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=header)
     return _checked(path, frame, 1.0, list(COLUMNS))
 
 

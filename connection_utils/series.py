@@ -9,20 +9,16 @@ over in a second.
 """
 
 import argparse
-import ast
+import base64
 import hashlib
 import json
-import os
 import sys
-import threading
 import time
 from dataclasses import fields
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from papermill.inspection import inspect_notebook
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from connection_utils.assets import (
@@ -35,16 +31,12 @@ from connection_utils.assets import (
     fetch_assets,
 )
 from connection_utils.files import sha256_of, write_whole
+from connection_utils.notebooks import NOTEBOOKS, NotebookFailed, execute, parameters_of
 from connection_utils.workspace import ROOT, run_folder, runs_folder, shown
 
-NOTEBOOKS = ROOT / "notebooks"
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
 OTHER_CELLS_SECONDS = 60       # 01, 02 and 04 on 2 CPU cores, with kernels starting
-
-
-class NotebookFailed(RuntimeError):
-    """A cell of the series raised an error that was not to be shown."""
 
 
 def run(model: str, data: str, epochs: int | None) -> None:
@@ -73,64 +65,13 @@ def run(model: str, data: str, epochs: int | None) -> None:
         if name not in todo:
             print(f"{name}: in place in {shown(copies)}")
             continue
-        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        notebook = load_notebook_node(str(NOTEBOOKS / f"{name}.ipynb"))
         known = parameters_of(NOTEBOOKS / f"{name}.ipynb")
         notebook = parameterize_notebook(
             notebook, {key: value for key, value in given.items() if key in known})
         notebook.metadata["made_from"] = _made_from(name, given, fingerprint)
         execute(notebook, name, copies / f"{name}.ipynb")
     _print_table(output, copies)
-
-
-def execute(notebook: nbformat.NotebookNode, name: str, target: Path,
-            checking: bool = False) -> None:
-    """Run `notebook` in a fresh kernel with a line of progress; write it to `target` whole.
-
-    If a cell fails, `target` stays as it was, what ran so far goes to ``runs/failed/``,
-    and NotebookFailed names the cell.
-    """
-    code = sum(cell.cell_type == "code" for cell in notebook.cells)
-    done, started = 0, time.monotonic()
-
-    def tell(end="\n"):
-        minutes, seconds = divmod(int(time.monotonic() - started), 60)
-        line = f"{name}: cell {done} of {code}, {minutes:02d}:{seconds:02d}"
-        print(f"\r{line}" if sys.stdout.isatty() else line, end=end, flush=True)
-
-    def count(cell, cell_index):
-        nonlocal done
-        done += cell.cell_type == "code"
-
-    def keep_telling():                  # in place on a terminal, a line a minute in a log
-        while not finished.wait(1 if sys.stdout.isatty() else 60):
-            tell(end="" if sys.stdout.isatty() else "\n")
-
-    finished = threading.Event()
-    clock = threading.Thread(target=keep_telling, daemon=True)
-    clock.start()
-    client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", store_widget_state=False,
-        record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}},
-        on_cell_start=count, extra_arguments=["--log-level=ERROR"])
-    try:
-        client.execute(env=os.environ | ({"CONNECTION_CHECK": "1"} if checking else {}))
-    except CellExecutionError as error:
-        failed = runs_folder() / "failed" / f"{name}.ipynb"
-        _write(notebook, failed)
-        raise NotebookFailed(
-            f"\n{name}, code cell {done} of {code}: {error.ename}: {error.evalue}\n"
-            f"What ran so far is in {shown(failed)}.") from None
-    finally:
-        finished.set()
-        clock.join()
-        tell()
-    _write(notebook, target)
-
-
-def parameters_of(path: Path) -> dict[str, object]:
-    """The names and values in a notebook's cell tagged ``parameters``."""
-    return {name: ast.literal_eval(known["default"])
-            for name, known in inspect_notebook(str(path)).items()}
 
 
 def save_outputs(only: str | None) -> None:
@@ -141,6 +82,17 @@ def save_outputs(only: str | None) -> None:
         sys.exit(f"no notebook under notebooks/ begins with {only!r}; expected 01, 02, …")
     for path in paths:
         execute(nbformat.read(path, as_version=4), path.stem, path, checking=True)
+        if path.stem == CORE[3]:
+            _save_readme_picture(path)
+
+
+def _save_readme_picture(path: Path) -> None:
+    """The README shows the first figure of notebook 04."""
+    outputs = (output for cell in nbformat.read(path, as_version=4).cells
+               for output in cell.get("outputs", []))
+    picture = next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {}))
+    with write_whole(NOTEBOOKS / "similarity_distributions.png") as scratch:
+        scratch.write_bytes(base64.b64decode(picture))
 
 
 def _trained(settings: dict) -> tuple[Path, object]:
@@ -164,7 +116,8 @@ def _fingerprint(model: str, data: str) -> str:
 
 def _made_from(name: str, given: dict, fingerprint: str) -> str:
     source = sha256_of(NOTEBOOKS / f"{name}.ipynb")
-    return hashlib.sha256(f"{source} {sorted(given.items())} {fingerprint}".encode()).hexdigest()
+    said = f"{source} {sorted(given.items())} {fingerprint}"
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _in_place(copy: Path, name: str, given: dict, fingerprint: str) -> bool:
@@ -224,13 +177,6 @@ threshold             connected from cosine {threshold['threshold']:.2f} on \
 (chosen on dev; right for {100 * threshold['test']['accuracy']:.1f} % of the test pairs)
 the model             {shown(output)}
 the notebooks         {shown(copies)}""")
-
-
-def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Save whole, without the kernel's exact Python version."""
-    notebook.metadata["language_info"] = {"name": "python"}
-    with write_whole(path) as scratch:
-        nbformat.write(notebook, scratch)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Which texts share pairs: leakage between splits, and splits without any."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,14 +56,20 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
     if len(pairs) < 30:
         raise ValueError(f"{len(pairs)} pairs are too few to cut into train, dev and test; "
                          "expected at least 30")
-    tenths = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed).split(
-        pairs, y=pd.cut(pairs["score"], 3, labels=False), groups=_related_groups(pairs))
-    folds = [rows for _, rows in tenths]
+    groups = _related_groups(pairs)
+    related = ValueError(
+        f"the {len(pairs)} pairs are so related through shared sentences that they cannot be "
+        "cut apart; bring a folder with train, dev and test files")
+    if len(np.unique(groups)) < 10:
+        raise related
+    tenths = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():          # few pairs of one kind of score: as even as can be
+        warnings.simplefilter("ignore", UserWarning)
+        folds = [rows for _, rows in tenths.split(
+            pairs, y=pd.cut(pairs["score"], 3, labels=False), groups=groups)]
     sides = {"train": np.concatenate(folds[2:]), "dev": folds[0], "test": folds[1]}
-    for name, rows in sides.items():
-        if not len(rows):
-            raise ValueError(f"the pairs are so related through shared sentences that {name} "
-                             "stays empty; bring a folder with train, dev and test files")
+    if not all(map(len, sides.values())):
+        raise related
     return {name: pairs.iloc[np.sort(rows)].reset_index(drop=True)
             for name, rows in sides.items()}
 

@@ -171,14 +171,25 @@ def save_run(folder: str | Path, model: ConnectionBert, history: History, **fact
         scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def read_run(folder: str | Path) -> dict:
-    """What `save_run` wrote beside the model. FileNotFoundError says how to make one."""
+def read_run(folder: str | Path, **expected: object) -> dict:
+    """What `save_run` wrote beside the model, checked against the settings `expected`.
+
+    FileNotFoundError if there is no such run, ValueError if it was trained otherwise;
+    both say how to make the right one.
+    """
     path = Path(folder) / "training.json"
+    remedy = ("Run notebook 03 with the same parameters, or python -m "
+              "connection_utils.finetune (see --help).")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{shown(path)} not found: no model was trained with these settings. Run "
-            "notebook 03 with the same parameters, or `python -m connection_utils.finetune`.")
-    return json.loads(path.read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"{shown(path)} not found: no model was trained with these "
+                                f"settings. {remedy}")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    other = [f"{name} is {record.get(name)!r}, expected {value!r}"
+             for name, value in expected.items() if record.get(name) != value]
+    if other:
+        raise ValueError(f"{shown(path)}: trained with other settings: {'; '.join(other)}. "
+                         f"{remedy}")
+    return record
 
 
 def _has_bf16(device: torch.device) -> bool:

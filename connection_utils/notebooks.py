@@ -1,0 +1,80 @@
+"""Run one notebook in a fresh kernel, with a line of progress, and save it whole."""
+
+import ast
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from papermill.inspection import inspect_notebook
+
+from connection_utils.files import write_whole
+from connection_utils.workspace import ROOT, runs_folder, shown
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+class NotebookFailed(RuntimeError):
+    """A cell of the series raised an error that was not to be shown."""
+
+
+def execute(notebook: nbformat.NotebookNode, name: str, target: Path,
+            checking: bool = False) -> None:
+    """Run `notebook` in a fresh kernel with a line of progress; write it to `target` whole.
+
+    If a cell fails, `target` stays as it was, what ran so far goes to ``runs/failed/``,
+    and NotebookFailed names the cell.
+    """
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    done, started = 0, time.monotonic()
+
+    def tell(end="\n"):
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
+        line = f"{name}: cell {done} of {code}, {minutes:02d}:{seconds:02d}"
+        print(f"\r{line}" if sys.stdout.isatty() else line, end=end, flush=True)
+
+    def count(cell, cell_index):
+        nonlocal done
+        done += cell.cell_type == "code"
+
+    def keep_telling():                  # in place on a terminal, a line a minute in a log
+        while not finished.wait(1 if sys.stdout.isatty() else 60):
+            tell(end="" if sys.stdout.isatty() else "\n")
+
+    finished = threading.Event()
+    clock = threading.Thread(target=keep_telling, daemon=True)
+    clock.start()
+    client = NotebookClient(
+        notebook, timeout=None, kernel_name="python3", store_widget_state=False,
+        record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}},
+        on_cell_start=count, extra_arguments=["--log-level=ERROR"])
+    try:
+        client.execute(env=os.environ | ({"CONNECTION_CHECK": "1"} if checking else {}))
+    except CellExecutionError as error:
+        failed = runs_folder() / "failed" / f"{name}.ipynb"
+        _write(notebook, failed)
+        raise NotebookFailed(
+            f"\n{name}, code cell {done} of {code}: {error.ename}: {error.evalue}\n"
+            f"What ran so far is in {shown(failed)}.") from None
+    finally:
+        finished.set()
+        clock.join()
+        tell()
+    _write(notebook, target)
+
+
+def parameters_of(path: Path) -> dict[str, object]:
+    """The names and values in a notebook's cell tagged ``parameters``."""
+    return {name: ast.literal_eval(known["default"])
+            for name, known in inspect_notebook(str(path)).items()}
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Save whole, without the kernel's exact Python version."""
+    notebook.metadata["language_info"] = {"name": "python"}
+    with write_whole(path) as scratch:
+        nbformat.write(notebook, scratch)

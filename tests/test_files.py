@@ -1,0 +1,193 @@
+"""Files and folders are written whole or not at all, whatever interrupts the writer."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from connection_utils.files import sha256_of, write_folder_whole, write_whole
+
+KILLED_IN_THE_BLOCK = """
+import os, signal, sys
+from connection_utils.files import write_folder_whole, write_whole
+target, kind = sys.argv[1:]
+block = write_whole(target) if kind == "file" else write_folder_whole(target, {"a.txt"})
+with block as scratch:
+    half = scratch if kind == "file" else scratch / "a.txt"
+    half.write_text("half of the new con")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_in_the_block(target: Path, kind: str) -> int:
+    return subprocess.run([sys.executable, "-c", KILLED_IN_THE_BLOCK, str(target), kind],
+                          check=False).returncode
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_sha256_of_is_the_sha256_of_the_bytes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert sha256_of(path) == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_of(str(path)) == \
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_write_whole_makes_the_file_and_the_folders_above_it(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with write_whole(path) as scratch:
+        assert scratch.parent == path.parent      # a rename stays on one file system
+        assert not path.exists()
+        scratch.write_text("new")
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["file.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_write_whole_keeps_the_old_file_until_the_block_ends(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with write_whole(path) as scratch:
+        scratch.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_who_reads_the_old_file_meanwhile_reads_it_to_its_end(tmp_path):
+    """The new file takes the old one's name; nothing is written into the old one."""
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with open(path) as reader:
+        with write_whole(path) as scratch:
+            scratch.write_text("new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_write_whole_leaves_the_old_file_when_the_block_fails(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(error), write_whole(path) as scratch:
+        scratch.write_text("half of the new con")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_write_whole_leaves_nothing_when_the_first_writing_fails(tmp_path):
+    with pytest.raises(RuntimeError), write_whole(tmp_path / "file.txt") as scratch:
+        scratch.write_text("half")
+        raise RuntimeError
+    assert names(tmp_path) == []
+
+
+def test_a_file_survives_a_kill_in_the_block(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    assert killed_in_the_block(path, "file") == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_a_file_can_be_written_after_a_kill(tmp_path):
+    path = tmp_path / "file.txt"
+    assert killed_in_the_block(path, "file") == -signal.SIGKILL
+    assert not path.exists()
+    with write_whole(path) as scratch:
+        scratch.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_write_folder_whole_makes_the_folder_and_those_above_it(tmp_path):
+    folder = tmp_path / "runs" / "model"
+    with write_folder_whole(folder, ()) as scratch:
+        (scratch / "inner").mkdir()
+        (scratch / "inner" / "a.txt").write_text("a")
+        assert not folder.exists()
+    assert (folder / "inner" / "a.txt").read_text() == "a"
+    assert names(folder.parent) == ["model"]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_write_folder_whole_replaces_a_folder_of_ours_entirely(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "b").mkdir(parents=True)
+    (folder / "a.txt").write_text("old")
+    with write_folder_whole(folder, {"a.txt", "b"}) as scratch:
+        (scratch / "a.txt").write_text("new")
+        assert (folder / "a.txt").read_text() == "old"
+    assert names(folder) == ["a.txt"]
+    assert (folder / "a.txt").read_text() == "new"
+    assert names(tmp_path) == ["model"]
+
+
+def test_write_folder_whole_takes_an_empty_folder(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with write_folder_whole(folder, ()) as scratch:
+        (scratch / "a.txt").write_text("a")
+    assert names(folder) == ["a.txt"]
+
+
+def test_write_folder_whole_refuses_to_lose_foreign_files(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.txt").write_text("old")
+    (folder / "thesis.docx").write_text("dear")
+    with pytest.raises(FileExistsError, match="thesis.docx") as raised, \
+            write_folder_whole(folder, {"a.txt"}):
+        pytest.fail("the block must not run")
+    assert str(folder) in str(raised.value)
+    assert "new or an empty folder" in str(raised.value)
+    assert "a.txt" not in str(raised.value)
+    assert names(folder) == ["a.txt", "thesis.docx"]
+    assert (folder / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_write_folder_whole_refuses_a_file(tmp_path):
+    path = tmp_path / "model"
+    path.write_text("a file")
+    with pytest.raises(FileExistsError, match="is a file"), write_folder_whole(path, ()):
+        pytest.fail("the block must not run")
+    assert path.read_text() == "a file"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_write_folder_whole_leaves_the_old_folder_when_the_block_fails(tmp_path, error):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.txt").write_text("old")
+    with pytest.raises(error), write_folder_whole(folder, {"a.txt"}) as scratch:
+        (scratch / "a.txt").write_text("half")
+        raise error
+    assert (folder / "a.txt").read_text() == "old"
+    assert names(folder) == ["a.txt"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_survives_a_kill_in_the_block(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.txt").write_text("old")
+    assert killed_in_the_block(folder, "folder") == -signal.SIGKILL
+    assert (folder / "a.txt").read_text() == "old"
+    assert names(folder) == ["a.txt"]
+
+
+def test_write_folder_whole_on_a_linked_folder_leaves_no_debris_beside_it(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    (real / "a.txt").write_text("old")
+    link.symlink_to(real)
+    with write_folder_whole(link, {"a.txt"}) as scratch:
+        (scratch / "a.txt").write_text("new")
+    assert (link / "a.txt").read_text() == "new"
+    assert names(tmp_path) == ["link", "real"]

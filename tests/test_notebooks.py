@@ -1,0 +1,145 @@
+"""The guard: every committed notebook is executed, whole, clean and really compared."""
+
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from connection_utils.workspace import ROOT
+
+NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("**/*.ipynb"))
+             if ".ipynb_checkpoints" not in path.parts]
+IGNORED = re.compile(r"^# NBVAL_IGNORE_OUTPUT$", re.MULTILINE)
+LOCAL = re.compile(r"/home/|/root|/tmp/|/Users/|/work/|[A-Z]:\\|0x[0-9a-f]{6,}|\d{4}-\d\d-\d\d")
+
+notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+def test_the_core_series_is_there():
+    stems = [path.stem for path in NOTEBOOKS]
+    assert stems[:4] == ["01_load_local_bert", "02_build_connection_dataset",
+                         "03_train_siamese_cosine", "04_similarity_distributions"]
+
+
+@notebooks
+def test_executed_top_to_bottom_in_one_go(path):
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "run `make execute`"
+
+
+@notebooks
+def test_is_valid_and_small(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    assert not any("execution" in cell.metadata for cell in notebook.cells)
+    assert path.stat().st_size < 1_500_000
+    assert len(notebook.cells) <= 65
+
+
+@notebooks
+def test_has_exactly_one_parameters_cell_of_plain_literals(path):
+    tagged = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        value = line.split("=", 1)[1].split("#")[0]
+        compile(value.strip(), "literal", "eval")
+        assert not re.search(r"[a-zA-Z_]+\(", value), f"not a literal: {line}"
+
+
+@notebooks
+def test_outputs_hold_no_stderr_no_unplanned_error_and_nothing_local(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert output.get("name") != "stderr", output
+            if output.output_type == "error":
+                assert "raises-exception" in cell.metadata.get("tags", []), output.evalue
+            data = dict(output.get("data", {}))
+            data.pop("image/png", None)
+            said = json.dumps([data, output.get("text"), output.get("traceback")])
+            assert not LOCAL.search(said), LOCAL.search(said).group()
+
+
+@notebooks
+def test_pictures_have_alt_text(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata["image/png"]["alt"]) > 30
+                assert output.data["text/plain"] == output.metadata["image/png"]["alt"]
+
+
+@notebooks
+def test_code_is_readable(path):
+    """88 columns, at most 30 lines a cell, and no last line that nbval runs otherwise."""
+    for cell in code_cells(path):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 30, cell.source
+        assert max(map(len, lines)) <= 88, cell.source
+        assert not lines[-1].endswith(";"), cell.source
+
+
+@notebooks
+def test_what_is_not_compared_says_why(path):
+    """The reason stands in a comment on its own line below the mark."""
+    for cell in code_cells(path):
+        if IGNORED.search(cell.source):
+            after = cell.source.split("# NBVAL_IGNORE_OUTPUT\n", 1)[1]
+            assert after.startswith("# not compared: "), cell.source
+        assert "nbval-skip" not in cell.metadata.get("tags", [])
+        assert "NBVAL_SKIP" not in cell.source
+
+
+def test_at_least_85_percent_of_the_code_cells_are_compared():
+    cells = [cell for path in NOTEBOOKS for cell in code_cells(path)]
+    compared = [c for c in cells if not IGNORED.search(c.source)
+                and "nbval-ignore-output" not in c.metadata.get("tags", [])]
+    assert len(compared) >= 0.85 * len(cells), f"{len(compared)} of {len(cells)}"
+
+
+@notebooks
+def test_links_lead_somewhere(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for target in re.findall(r"\]\(([^)#:]+)\)", cell.source) \
+                if cell.cell_type == "markdown" else []:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("changed", ["text", "frame"])
+def test_the_comparison_bites(tmp_path, changed):
+    """A changed output in a copy of notebook 02 makes nbval fail at that cell."""
+    notebook = nbformat.read(NOTEBOOKS[1], as_version=4)
+    cut = next(i for i, c in enumerate(notebook.cells) if "## 3 " in c.source)
+    notebook.cells = notebook.cells[:cut]        # the part that takes seconds
+    copy = tmp_path / "copy.ipynb"
+
+    def nbval():
+        nbformat.write(notebook, copy)
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q",
+             "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(copy)],
+            capture_output=True, text=True, cwd=tmp_path)
+
+    same = nbval()
+    assert same.returncode == 0, same.stdout
+    if changed == "text":
+        output = next(o for c in notebook.cells if c.cell_type == "code" for o in c.outputs
+                      if o.output_type == "stream")
+        assert "loses 38" in output.text
+        output.text = output.text.replace("loses 38", "loses 37")
+    else:
+        output = next(o for c in notebook.cells if c.cell_type == "code" for o in c.outputs
+                      if "5749" in o.get("data", {}).get("text/html", ""))
+        output.data["text/html"] = output.data["text/html"].replace("5749", "5748")
+    bitten = nbval()
+    assert bitten.returncode == 1 and "1 failed" in bitten.stdout, bitten.stdout

@@ -1,0 +1,158 @@
+"""The main job on a reader's own pairs, watched for any attempt to reach a network."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from connection_utils import series
+from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.bert import ConnectionBert
+from connection_utils.reading import read_connections
+from connection_utils.workspace import ROOT
+
+# Python runs this at the start of every process that has the folder on its path, kernels
+# included. Loopback stays open: kernels talk over it.
+WATCH = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        host = address[0] if isinstance(address, tuple) else None    # else a local socket
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host not in (None, "", "localhost", "::1") and not host.startswith("127."):
+        with open(os.environ["NETWORK_LOG"], "a") as log:
+            log.write(f"{event} {host}\\n")
+        raise ConnectionRefusedError(f"blocked by the test: {event} {host}")
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """An environment in which reaching for a network is refused and logged; the log."""
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "sitecustomize.py").write_text(WATCH)
+    log = folder / "log"
+    log.touch()
+    environment = os.environ | {"PYTHONPATH": str(folder), "NETWORK_LOG": str(log)}
+    environment.pop("HF_HUB_OFFLINE", None)      # the module itself must see to it
+    return environment, log
+
+
+@pytest.fixture(scope="module")
+def my_pairs(tmp_path_factory):
+    """400 pairs as a reader would bring them: one plain CSV."""
+    path = tmp_path_factory.mktemp("mine") / "my_pairs.csv"
+    read_connections(ROOT / DEFAULT_DATA / "sts-train.csv").sample(400, random_state=3)[
+        ["sentence1", "sentence2", "score"]].to_csv(path, index=False)
+    return path
+
+
+def start(arguments, environment):
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment,
+                          capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def first_run(watched, my_pairs):
+    return start(["connection_utils.series", "run", "--data", str(my_pairs), "--epochs", "1"],
+                 watched[0])
+
+
+def test_the_watch_bites(watched):
+    """What the next test relies on: a process that reaches out is stopped and logged."""
+    environment, log = watched
+    done = subprocess.run(
+        [sys.executable, "-c", "import urllib.request as u; u.urlopen('http://192.0.2.1/')"],
+        env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "blocked by the test" in done.stderr
+    assert "192.0.2.1" in log.read_text()
+    log.write_text("")
+
+
+def test_the_whole_series_runs_on_own_pairs_without_any_network(first_run, watched):
+    assert first_run.returncode == 0, first_run.stdout + first_run.stderr
+    assert watched[1].read_text() == ""
+    assert first_run.stderr == ""
+
+
+def test_it_says_beforehand_how_long_it_takes_and_ends_with_a_table(first_run):
+    said = first_run.stdout
+    assert said.index("this will take about") < said.index("01_load_local_bert: cell")
+    for name in series.CORE:
+        assert f"{name}: cell" in said
+    for row in ("test Spearman × 100", "threshold", "the model", "the notebooks"):
+        assert f"\n{row} " in said
+
+
+def test_the_model_it_leaves_is_one_more_local_folder(first_run):
+    folder = ROOT / first_run.stdout.split("the model")[1].split()[0]
+    assert "my_pairs" in folder.name and "ep1" in folder.name
+    assert -1 <= ConnectionBert.from_local(folder).similarity(["a cat"], ["a dog"])[0] <= 1
+    record = json.loads((folder / "training.json").read_text())
+    assert record["config"]["epochs"] == 1
+    assert 0 < json.loads((folder / "threshold.json").read_text())["threshold"] < 1
+
+
+def test_a_second_run_redoes_nothing(first_run, watched, my_pairs):
+    again = start(["connection_utils.series", "run", "--data", str(my_pairs), "--epochs", "1"],
+                  watched[0])
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": in place in runs/") == 4
+    assert "this will take" not in again.stdout
+    assert again.stdout.split("test Spearman")[1] == first_run.stdout.split("test Spearman")[1]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--model", "transformers/bert/not-here"], "folder not found"),
+    (["--data", "not-here.csv"], "file not found"),
+    (["--epochs", "0"], "epochs is 0; expected 1 or more"),
+])
+def test_a_wrong_argument_ends_in_one_sentence(watched, arguments, message):
+    for program in (["connection_utils.series", "run"], ["connection_utils.finetune"]):
+        done = start([*program, *arguments], watched[0])
+        assert done.returncode == 1
+        assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path, capsys):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)"),
+                                               nbformat.v4.new_code_cell("1 / 0")])
+    with pytest.raises(series.NotebookFailed, match="code cell 2 of 2: ZeroDivisionError"):
+        series.execute(notebook, "broken", tmp_path / "copy.ipynb")
+    assert not (tmp_path / "copy.ipynb").exists()
+    kept = nbformat.read(ROOT / "runs/check/failed/broken.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].text == "1\n"
+
+
+def test_finetune_trains_saves_and_says_so(watched, my_pairs, tmp_path):
+    environment, log = watched
+    done = start(["connection_utils.finetune", "--model", DEFAULT_MODEL, "--data",
+                  str(my_pairs), "--epochs", "1", "--learning-rate", "2e-5", "--batch-size",
+                  "32", "--loss", "cosine_mse", "--seed", "5", "--output",
+                  str(tmp_path / "mine")], environment)
+    assert done.returncode == 0, done.stderr
+    assert log.read_text() == ""
+    record = json.loads((tmp_path / "mine" / "training.json").read_text())
+    assert record["config"]["learning_rate"] == 2e-5 and record["config"]["seed"] == 5
+    assert record["pairs"]["train"] + record["pairs"]["dev"] + record["pairs"]["test"] == 400
+    assert f"after   test Spearman {100 * record['test_spearman_after']:.2f}" in done.stdout
+    assert ConnectionBert.from_local(tmp_path / "mine").max_length == 128
+
+
+def test_help_is_worth_reading(watched):
+    said = start(["connection_utils.finetune", "--help"], watched[0]).stdout
+    for option in ("--model", "--data", "--epochs", "--learning-rate", "--batch-size",
+                   "--loss", "--seed", "--output"):
+        assert option in said
+    assert "no model hub is ever asked" in said and "(default: 5e-05)" in said

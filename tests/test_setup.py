@@ -1,0 +1,90 @@
+"""The set-up's files agree with each other: one lock, one list of what is needed."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from connection_utils.workspace import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = {canonicalize_name(name): pinned for name, pinned in (
+    line.split("==") for line in (ROOT / "requirements.lock").read_text().split())}
+
+
+def test_the_lock_pins_everything_exactly_and_without_a_local_suffix():
+    assert LOCK["torch"] == "2.13.0"
+    assert LOCK["transformers"].startswith("5.")
+    assert not [pinned for pinned in LOCK.values() if "+" in pinned or "*" in pinned]
+
+
+def test_the_lock_satisfies_every_direct_dependency():
+    direct = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    for requirement in map(Requirement, direct):
+        pinned = LOCK[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pinned), requirement
+
+
+def test_what_is_installed_is_what_the_lock_says():
+    for name, pinned in LOCK.items():
+        assert version(name).split("+")[0] == pinned, name
+
+
+def test_the_lock_is_complete():
+    """Nothing that an installed package needs is missing from it, or of another version."""
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_conda_takes_the_same_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+    python = next(entry for entry in conda if entry.startswith("python="))
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(
+        python.removeprefix("python="))
+    assert {entry.split("=")[0] for entry in conda} == {"python", "pip"}
+
+
+def test_every_import_of_the_module_is_a_direct_dependency():
+    given = {"sklearn": "scikit-learn"}
+    direct = {canonicalize_name(Requirement(line).name)
+              for line in PROJECT["dependencies"]}
+    for path in (ROOT / "connection_utils").glob("*.py"):
+        imported = set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M))
+        for name in imported - {"connection_utils"} - sys.stdlib_module_names:
+            assert canonicalize_name(given.get(name, name)) in direct, f"{path.name}: {name}"
+
+
+def test_imports_run_one_way():
+    """A file imports only files that stand below it in the design's order."""
+    order = ["series", "notebooks", "finetune", "plots", "training", "losses", "evaluation",
+             "dataset", "reading", "splitting", "bert", "doctor", "model_files", "assets",
+             "files", "workspace"]
+    files = {path.stem: path for path in (ROOT / "connection_utils").glob("[!_]*.py")}
+    assert set(files) == set(order)
+    for name, path in files.items():
+        for other in re.findall(r"^from connection_utils\.(\w+) import", path.read_text(),
+                                re.MULTILINE):
+            assert order.index(other) > order.index(name), f"{name} imports {other}"
+
+
+def test_the_model_folder_never_shadows_the_library():
+    assert not list((ROOT / "transformers").glob("**/*.py"))
+
+
+def test_the_module_is_small():
+    for path in (ROOT / "connection_utils").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 250, path.name
+
+
+def test_make_help_lists_every_command_that_the_readme_names():
+    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    for command in re.findall(r"`make (\w+)", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{command}\b", said, re.MULTILINE), command
