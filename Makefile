@@ -14,6 +14,10 @@ run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, EP
 test: fetch    ## every test and every notebook, outputs compared
 	$(IN)python -m pytest --nbval
 
+test-all: test ## test, and the notebooks again as other CPUs would round
+	OMP_NUM_THREADS=1 $(IN)python -m pytest --nbval notebooks
+	ATEN_CPU_CAPABILITY=default $(IN)python -m pytest --nbval notebooks
+
 lab: fetch     ## JupyterLab on the series, nothing called home
 	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
 
@@ -29,4 +33,4 @@ $(SETUP): requirements.lock pyproject.toml
 	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help run test lab execute fetch
+.PHONY: help run test test-all lab execute fetch

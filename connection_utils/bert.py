@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertModel, BertTokenizer
 
 from connection_utils.doctor import check_model_dir, load_weights
-from connection_utils.files import write_folder_whole
+from connection_utils.files import check_replaceable, write_folder_whole
 from connection_utils.model_files import (
     SAVED_FILES,
     load_tokenizer,
@@ -193,6 +193,11 @@ class ConnectionBert(nn.Module):
         v = vectors[[row[text] for text in sentences2]]
         return (u * v).sum(axis=1)
 
+    @staticmethod
+    def check_output(folder: str | Path) -> None:
+        """FileExistsError, before hours of training, if `save` would refuse `folder`."""
+        check_replaceable(folder, _replaceable(folder))
+
     def save(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all, that three libraries load.
 
@@ -200,11 +205,15 @@ class ConnectionBert(nn.Module):
         ``sentence_transformers.SentenceTransformer``. A model that lay there is
         replaced; FileExistsError if other files would be lost.
         """
-        saved_before = (Path(folder) / "modules.json").exists()
-        with write_folder_whole(folder, SAVED_FILES if saved_before else ()) as scratch:
+        with write_folder_whole(folder, _replaceable(folder)) as scratch:
             self.bert.save_pretrained(scratch)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(scratch)
             write_vocab_txt(scratch / "vocab.txt", self.tokenizer.get_vocab())
             write_siamese_settings(scratch, self.pooling, self.max_length,
                                    self.bert.config.hidden_size)
+
+
+def _replaceable(folder: str | Path) -> frozenset[str]:
+    """The names that may be replaced in `folder`: ours, if it is a model that we saved."""
+    return SAVED_FILES if (Path(folder) / "modules.json").exists() else frozenset()

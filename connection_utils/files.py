@@ -36,23 +36,26 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def check_replaceable(folder: str | Path, ours: Collection[str]) -> None:
+    """Raise FileExistsError if `folder` holds an entry whose name is not in `ours`."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; expected a folder or a new name.")
+    others = sorted({p.name for p in folder.iterdir()} - set(ours)) if folder.exists() else []
+    if others:
+        raise FileExistsError(
+            f"{folder} holds files that would be lost: {', '.join(others[:5])}. "
+            "Choose a new or an empty folder.")
+
+
 @contextmanager
 def write_folder_whole(folder: str | Path, ours: Collection[str]) -> Iterator[Path]:
     """Yield a scratch folder beside `folder`; it takes its place when the block ends well.
 
-    An existing `folder` is replaced only if every entry in it has a name in `ours`;
-    otherwise nothing is written and FileExistsError names what stands in the way.
+    An existing `folder` is replaced only if `check_replaceable` lets it be.
     """
+    check_replaceable(folder, ours)
     folder = Path(folder).resolve()         # where a link leads, not the link itself
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; expected a folder or a new name.")
-    others = sorted(p.name for p in folder.iterdir() if p.name not in ours) \
-        if folder.exists() else []
-    if others:
-        raise FileExistsError(
-            f"{folder} holds files that would be lost: {', '.join(others[:5])}. "
-            "Choose a new or an empty folder."
-        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial",
                                     dir=folder.parent))

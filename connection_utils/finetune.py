@@ -19,8 +19,7 @@ from connection_utils.bert import POOLINGS, ConnectionBert
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import bootstrap_interval, spearman
 from connection_utils.losses import LOSSES
-from connection_utils.model_files import ModelFolderError
-from connection_utils.reading import ConnectionDataError, read_splits
+from connection_utils.reading import read_splits
 from connection_utils.training import TrainingConfig, save_run, train
 from connection_utils.workspace import run_folder, shown
 
@@ -72,10 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
         splits = read_splits(options.data, config.seed)
         model = ConnectionBert.from_local(options.model, options.pooling, options.max_length,
                                           options.device)
-    except (ModelFolderError, ConnectionDataError, ValueError) as error:
+        output = options.output or run_folder(options.model, options.data, options.pooling,
+                                              config.run_name())
+        ConnectionBert.check_output(output)
+    except (ValueError, FileExistsError) as error:     # a folder, a file or an option is wrong
         sys.exit(f"{error}")
-    output = options.output or run_folder(options.model, options.data, options.pooling,
-                                          config.run_name())
     test = splits["test"]
     print(f"model   {shown(options.model)} on {model.device}")
     print("pairs   " + ", ".join(f"{name} {len(pairs):,}" for name, pairs in splits.items()))

@@ -36,7 +36,7 @@ from connection_utils.workspace import ROOT, run_folder, runs_folder, shown
 
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
-OTHER_CELLS_SECONDS = 60       # 01, 02 and 04 on 2 CPU cores, with kernels starting
+OTHER_CELLS_SECONDS = 50       # reading, drawing, four kernels starting: on 2 CPU cores
 
 
 def run(model: str, data: str, epochs: int | None) -> None:
@@ -45,7 +45,8 @@ def run(model: str, data: str, epochs: int | None) -> None:
     A notebook whose executed copy was made from the same notebook, module, model, data
     and parameters is not run again.
     """
-    for asset, used in ((MODEL, model == DEFAULT_MODEL), (DATA, data == DEFAULT_DATA)):
+    for asset, used in ((MODEL, Path(model) == Path(DEFAULT_MODEL)),
+                        (DATA, Path(data) == Path(DEFAULT_DATA))):
         if used:
             state = "fetched" if fetch(asset) else "in place"
             print(f"{asset.title}: {state} in {asset.folder}", flush=True)
@@ -151,16 +152,17 @@ def _tell_duration(settings: dict, config) -> None:
         training_step(model, batch, LOSSES[config.loss], optimizer, schedule, 1.0)
         if measured == 12:
             break
+    steps += 40                                # 03 takes 20 by hand, and 20 to compare
     training = (time.perf_counter() - started) / (measured - 1) * steps if measured > 1 else 0
     sample = splits["dev"].head(128)
     started = time.perf_counter()
     model.similarity(sample["sentence1"], sample["sentence2"])
-    pairs = (config.epochs * config.evaluations_per_epoch + 2) * len(splits["dev"]) \
-        + 4 * len(splits["test"])
+    pairs = (config.epochs * config.evaluations_per_epoch + 3) * len(splits["dev"]) \
+        + 7 * len(splits["test"])
     scoring = (time.perf_counter() - started) / len(sample) * pairs
-    minutes = (training + scoring + OTHER_CELLS_SECONDS) / 60
+    minutes = max(1, round((training + scoring + OTHER_CELLS_SECONDS) / 60))
     print(f"{len(splits['train']):,} training pairs × {config.epochs} epochs on "
-          f"{model.device}: this will take about {minutes:.0f} minutes", flush=True)
+          f"{model.device}: this will take about {minutes} min", flush=True)
 
 
 def _print_table(output: Path, copies: Path) -> None:

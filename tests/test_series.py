@@ -125,6 +125,13 @@ def test_a_wrong_argument_ends_in_one_sentence(watched, arguments, message):
         assert message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tmp_path):
+    (tmp_path / "thesis.docx").touch()
+    done = start(["connection_utils.finetune", "--output", str(tmp_path)], watched[0])
+    assert done.returncode == 1 and "epoch" not in done.stdout
+    assert "holds files that would be lost: thesis.docx" in done.stderr
+
+
 def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path, capsys):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)"),
                                                nbformat.v4.new_code_cell("1 / 0")])

@@ -1,0 +1,73 @@
+"""Where things lie, what a reader sees, and what a check switches off."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from connection_utils import workspace
+from connection_utils.notebooks import NOTEBOOKS, parameters_of
+from connection_utils.workspace import ROOT, progress, run_folder, runs_folder, shown
+
+
+def test_a_check_never_writes_where_a_readers_model_lies(monkeypatch):
+    monkeypatch.setenv("CONNECTION_CHECK", "1")
+    assert workspace.being_checked() and runs_folder() == ROOT / "runs/check"
+    monkeypatch.delenv("CONNECTION_CHECK")
+    assert not workspace.being_checked() and runs_folder() == ROOT / "runs"
+
+
+def test_run_folders_carry_the_settings(monkeypatch):
+    monkeypatch.delenv("CONNECTION_CHECK")
+    mine = run_folder("transformers/bert/bert-base-uncased", "pairs/my_pairs.csv", "cls", "lr1")
+    assert mine == ROOT / "runs/bert-base-uncased-my_pairs-cls-lr1"
+    assert run_folder(r"transformers\bert\bert-base-uncased", r"pairs\my_pairs.csv", "cls",
+                      "lr1") == mine
+
+
+def test_paths_are_shown_from_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert shown(ROOT / "data" / "stsb") == shown("data/stsb") == "data/stsb"
+    assert shown(tmp_path) == str(tmp_path)
+
+
+def test_bars_are_silent_in_a_check(capfd):
+    assert list(progress(range(3))) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_notebook_takes_model_and_data_by_name():
+    parameters = {path.stem[:2]: parameters_of(path) for path in NOTEBOOKS.glob("0*.ipynb")}
+    assert parameters["01"] == {"model_dir": "transformers/bert/all-MiniLM-L6-v2"}
+    assert parameters["03"]["epochs"] == 2 and parameters["03"]["learning_rate"] == 5e-5
+    shared = {name: value for name, value in parameters["04"].items()
+              if name in parameters["03"]}
+    assert shared == parameters["03"]                # 04 looks for the model of 03
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "notebooks", Path("/")])
+def test_prepare_notebook_leads_to_the_root_from_anywhere(folder):
+    code = ("from connection_utils import prepare_notebook; prepare_notebook(); import os, "
+            "transformers; print(os.getcwd(), hasattr(transformers, 'BertModel'))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True,
+                          text=True)
+    assert done.stdout == f"{ROOT} True\n"
+    assert done.stderr == ""
+
+
+def test_the_hub_is_switched_off_before_transformers_is_imported():
+    code = ("import connection_utils, huggingface_hub.constants as c; "
+            "print(c.HF_HUB_OFFLINE)")
+    done = subprocess.run([sys.executable, "-c", code], env={"HF_HUB_OFFLINE": "0"},
+                          capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_all_exported_names_are_there():
+    import connection_utils
+
+    for name in connection_utils.__all__:
+        assert getattr(connection_utils, name).__doc__
+    with pytest.raises(AttributeError, match="nonsense"):
+        connection_utils.nonsense  # noqa: B018
