@@ -40,7 +40,8 @@ _HOME = {
     "train": "training",
     "save_run": "training",
     "read_run": "training",
-    "run_folder": "workspace",
+    "run_folder": "training",
+    "run_settings": "training",
 }
 __all__ = sorted(_HOME)
 

@@ -111,9 +111,10 @@ class ConnectionBert(nn.Module):
         """Load a BERT folder from disk (any that `check_model_dir` finds well).
 
         `pooling` is "mean", "cls" or "max", `max_length` the tokens a text is cut to.
-        Left out, a model that `save` wrote keeps its own; any other folder gets "mean"
-        and 128. The model comes in evaluation mode (no dropout), on the best device
-        there is. Raises ModelFolderError, with what to do, if the folder is broken.
+        Left out, the folder's own settings hold, if `save` or sentence-transformers wrote
+        it; else "mean" and 128 (or all positions that a smaller model has). The model
+        comes in evaluation mode (no dropout), on the best device there is. Raises
+        ModelFolderError, with what to do, if the folder is broken.
         """
         report = check_model_dir(folder)
         weights = load_weights(report)

@@ -27,6 +27,11 @@ class ConnectionDataset(Dataset):
         self.sentence1 = tokenize(pairs["sentence1"].tolist(), tokenizer, max_length)
         self.sentence2 = tokenize(pairs["sentence2"].tolist(), tokenizer, max_length)
         self.score = pairs["score"].astype(float).tolist()
+        outside = [row for row, score in enumerate(self.score) if not -1 <= score <= 1]
+        if outside:
+            raise ValueError(f"row {outside[0]}: score is {self.score[outside[0]]}, and "
+                             f"{len(outside) - 1} more are outside; expected 0 to 1 (or -1 to "
+                             "1), what a cosine can be. Divide by the scale's maximum.")
         self.pad_token_id = tokenizer.pad_token_id
 
     def __len__(self) -> int:
@@ -79,8 +84,8 @@ class LengthBucketedBatches(Sampler[list[int]]):
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        chance = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=chance).tolist()
+        rng = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=rng).tolist()
         size = self.batch_size * self.bucket
         batches = []
         for start in range(0, len(order), size):
@@ -89,7 +94,7 @@ class LengthBucketedBatches(Sampler[list[int]]):
                 rows.sort(key=lambda i: self.lengths[i])
             batches += [rows[i:i + self.batch_size]
                         for i in range(0, len(rows), self.batch_size)]
-        for i in torch.randperm(len(batches), generator=chance).tolist():
+        for i in torch.randperm(len(batches), generator=rng).tolist():
             yield batches[i]
 
 

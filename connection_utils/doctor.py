@@ -23,7 +23,7 @@ from connection_utils.model_files import (
     read_tensors,
     read_vocab_txt,
 )
-from connection_utils.workspace import shown
+from connection_utils.workspace import as_path, shown
 
 BODY = ("embeddings.", "encoder.")    # anything else is a head, and not needed here
 
@@ -73,7 +73,7 @@ def check_model_dir(folder: str | Path) -> ModelReport:
     No code from the folder is ever run (pickles only through ``weights_only=True``), no
     network is tried, nothing is written. Either slash may separate the path's parts.
     """
-    path = Path(str(folder).replace("\\", "/")).expanduser()
+    path = as_path(folder)
     report = ModelReport(path.absolute())
     if not path.is_dir():
         found = "it is a file" if path.exists() else "folder not found"
@@ -88,7 +88,7 @@ def check_model_dir(folder: str | Path) -> ModelReport:
         if link.name in KNOWN_FILES and link.is_symlink() and not link.exists():
             report.problems.append(f"{link.name} is a link that leads nowhere (to "
                                    f"{link.readlink()}). Copy the file itself.")
-    if report.problems:
+    if not report.ok:
         return report
     report.config = _read_config(path, report)
     _check_vocabulary(path, report)
@@ -121,8 +121,7 @@ def _read_config(folder: Path, report: ModelReport) -> BertConfig | None:
         if not isinstance(values, dict):
             raise ValueError(f"expected an object, found {type(values).__name__}")
         if values.get("model_type", "bert") != "bert":
-            raise ValueError(f"model_type is {values['model_type']!r}, expected 'bert'; "
-                             "other architectures are not loaded here")
+            raise ValueError(f"model_type is {values['model_type']!r}, expected 'bert'")
         config = BertConfig.from_dict(values)
         with torch.device("meta"):
             BertModel(config, add_pooling_layer=False)     # raises if sizes do not fit
@@ -168,7 +167,8 @@ def _check_vocabulary(folder: Path, report: ModelReport) -> None:
         report.problems.append(
             f"the vocabulary holds only the {size} special tokens, so every word would "
             "become [UNK]. Copy the whole vocab.txt or tokenizer.json again.")
-    if vocab and dict(zip(vocab, range(len(vocab)))) != tokenizer.get_vocab():
+    ids = tokenizer.get_vocab()           # may hold added tokens, too
+    if any(ids.get(token) != line for line, token in enumerate(vocab)):
         report.problems.append(
             f"vocab.txt ({len(vocab):,} tokens) and tokenizer.json ({size:,}) disagree: they "
             "belong to different models. Keep those of one model.")

@@ -12,6 +12,7 @@ from connection_utils.bert import ConnectionBert
 # Random unpaired texts should be far from each other. Above this mean cosine the model
 # is called collapsed.
 COLLAPSE_MEAN = 0.8
+SAME = 1e-6           # cosines nearer to each other than this differ by rounding only
 
 
 class ConstantPredictionError(ValueError):
@@ -39,10 +40,10 @@ def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearm
     """95 % interval of `statistic`: pairs are drawn anew with replacement (percentiles)."""
     scores, cosines = np.asarray(scores), np.asarray(cosines)
     statistic(scores, cosines)                # raises if there is nothing to correlate
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(resamples):
-        rows = chance.integers(len(scores), size=len(scores))
+        rows = rng.integers(len(scores), size=len(scores))
         try:
             drawn.append(statistic(scores[rows], cosines[rows]))
         except ConstantPredictionError:       # of few pairs, one may be drawn every time
@@ -96,9 +97,9 @@ class CollapseCheck:
         return float(self.cosines.mean()) > COLLAPSE_MEAN
 
     def __str__(self) -> str:
-        state = ("COLLAPSED: texts that have nothing to do with each other score alike. "
-                 "Lower the learning rate, or train for fewer steps" if self.collapsed
-                 else "not collapsed")
+        state = ("COLLAPSED: texts that have nothing to do with each other score alike. If "
+                 "training did it, lower the learning rate; an untrained BERT may start so"
+                 if self.collapsed else "not collapsed")
         return f"random unpaired texts: mean cosine {self.cosines.mean():.2f} ({state})"
 
 
@@ -106,7 +107,8 @@ def check_collapse(model: ConnectionBert, pairs: pd.DataFrame, sample: int = 100
                    seed: int = 12) -> CollapseCheck:
     """Score each of `sample` first sentences against another row's second sentence.
 
-    A low loss does not show a collapse (every pair at 0.99, say); this does.
+    A collapsed model scores every pair alike. If most pairs are connected, or the loss
+    only ranks, a low loss hides that; this does not.
     """
     if len(pairs) < 2:
         raise ValueError(f"{len(pairs)} pair; expected at least 2, to take them apart")
@@ -122,7 +124,8 @@ def _refuse_constant(scores: np.ndarray, cosines: np.ndarray) -> None:
         if not np.isfinite(values).all():
             raise ValueError(f"{(~np.isfinite(values)).sum()} of the {len(values)} {name} "
                              "are not finite; the training has diverged, or the file is bad")
-        if len(values) < 2 or np.ptp(values) == 0:
+        if len(values) < 2 or np.ptp(values) < SAME:
+            remedy = ("The model has collapsed: lower the learning rate." if name == "cosines"
+                      else "Expected pairs with different scores.")
             raise ConstantPredictionError(
-                f"all {len(values)} {name} are {values[:1]}: no correlation exists. If they "
-                "are the model's, it has collapsed: lower the learning rate.")
+                f"all {len(values)} {name} are {values[:1]}: nothing can be ranked. {remedy}")

@@ -15,6 +15,9 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+LITTER = {".DS_Store", "Thumbs.db", ".ipynb_checkpoints"}     # nobody's work
+
+
 @contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
     """Yield a scratch path beside `path`; it takes `path`'s place when the block ends well.
@@ -41,7 +44,8 @@ def check_replaceable(folder: str | Path, ours: Collection[str]) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; expected a folder or a new name.")
-    others = sorted({p.name for p in folder.iterdir()} - set(ours)) if folder.exists() else []
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others = sorted(names - set(ours) - LITTER)
     if others:
         raise FileExistsError(
             f"{folder} holds files that would be lost: {', '.join(others[:5])}. "
@@ -52,7 +56,8 @@ def check_replaceable(folder: str | Path, ours: Collection[str]) -> None:
 def write_folder_whole(folder: str | Path, ours: Collection[str]) -> Iterator[Path]:
     """Yield a scratch folder beside `folder`; it takes its place when the block ends well.
 
-    An existing `folder` is replaced only if `check_replaceable` lets it be.
+    An existing `folder` is replaced only if `check_replaceable` lets it be. A kill in the
+    instant between two renames leaves the old one beside it, whole, as ``.NAME.….old``.
     """
     check_replaceable(folder, ours)
     folder = Path(folder).resolve()         # where a link leads, not the link itself
@@ -68,7 +73,12 @@ def write_folder_whole(folder: str | Path, ours: Collection[str]) -> Iterator[Pa
         old = scratch.with_suffix(".old")
         if folder.exists():
             os.rename(folder, old)
-        os.rename(scratch, folder)
+        try:
+            os.rename(scratch, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

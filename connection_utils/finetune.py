@@ -17,11 +17,21 @@ from dataclasses import fields
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import POOLINGS, ConnectionBert
 from connection_utils.dataset import ConnectionDataset
-from connection_utils.evaluation import bootstrap_interval, spearman
+from connection_utils.evaluation import (
+    ConstantPredictionError,
+    bootstrap_interval,
+    spearman,
+)
 from connection_utils.losses import LOSSES
 from connection_utils.reading import read_splits
-from connection_utils.training import TrainingConfig, save_run, train
-from connection_utils.workspace import run_folder, shown
+from connection_utils.training import (
+    TrainingConfig,
+    run_folder,
+    run_settings,
+    save_run,
+    train,
+)
+from connection_utils.workspace import shown
 
 HELP = {
     "epochs": "how often each pair is seen",
@@ -71,8 +81,9 @@ def main(arguments: list[str] | None = None) -> None:
         splits = read_splits(options.data, config.seed)
         model = ConnectionBert.from_local(options.model, options.pooling, options.max_length,
                                           options.device)
-        output = options.output or run_folder(options.model, options.data, options.pooling,
-                                              config.run_name())
+        settings = run_settings(options.model, options.data, options.pooling,
+                                options.max_length, config)
+        output = options.output or run_folder(settings)
         ConnectionBert.check_output(output)
     except (ValueError, FileExistsError) as error:     # a folder, a file or an option is wrong
         sys.exit(f"{error}")
@@ -83,14 +94,17 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"before  test Spearman {100 * spearman(test['score'], before):.2f}", flush=True)
 
     train_set = ConnectionDataset(splits["train"], model.tokenizer, model.max_length)
-    history = train(model, train_set, splits["dev"], config, on_evaluation=lambda r: print(
-        f"epoch {r['epoch']:.2f}  loss {r['loss']:.4f}  dev Spearman "
-        f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s", flush=True))
+    try:
+        history = train(model, train_set, splits["dev"], config, on_evaluation=lambda r: print(
+            f"epoch {r['epoch']:.2f}  loss {r['loss']:.4f}  dev Spearman "
+            f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s", flush=True))
+    except (FloatingPointError, ConstantPredictionError) as error:
+        sys.exit(f"{error}")
 
     after = model.similarity(test["sentence1"], test["sentence2"])
     low, high = bootstrap_interval(test["score"], after)
-    save_run(output, model, history, base_model=shown(options.model),
-             data=shown(options.data), pairs={name: len(p) for name, p in splits.items()},
+    save_run(output, model, history, settings,
+             pairs={name: len(pairs) for name, pairs in splits.items()},
              test_spearman_before=spearman(test["score"], before),
              test_spearman_after=spearman(test["score"], after),
              test_spearman_interval=[low, high])

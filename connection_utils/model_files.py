@@ -43,6 +43,7 @@ KNOWN_FILES = {
     "README.md": "model card",
 }
 SAVED_FILES = frozenset({"1_Pooling", *KNOWN_FILES} - {"README.md", "pytorch_model.bin"})
+SIAMESE_PARTS = ("Transformer", "Pooling", "Normalize")   # a cosine needs no Normalize
 POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token",
                 "max": "pooling_mode_max_tokens"}
 
@@ -203,6 +204,13 @@ def write_siamese_settings(folder: Path, pooling: str, max_length: int,
 def read_siamese_settings(folder: Path) -> dict[str, object]:
     """``pooling`` and ``max_length``, as far as the folder tells them."""
     settings: dict[str, object] = {}
+    parts = _read_json(folder / "modules.json") or []
+    unknown = [part["type"] for part in parts
+               if part["type"].rsplit(".", 1)[-1] not in SIAMESE_PARTS]
+    if unknown:
+        raise ModelFolderError(
+            f"{folder}: modules.json asks for {', '.join(unknown)}, which would be left out "
+            f"here and change every embedding. Expected only {', '.join(SIAMESE_PARTS)}.")
     try:
         length = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         pooling = _read_json(folder / "1_Pooling/config.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.inspection import inspect_notebook
 
 from connection_utils.files import write_whole
@@ -54,6 +54,10 @@ def execute(notebook: nbformat.NotebookNode, name: str, target: Path,
         on_cell_start=count, extra_arguments=["--log-level=ERROR"])
     try:
         client.execute(env=os.environ | ({"CONNECTION_CHECK": "1"} if checking else {}))
+    except DeadKernelError:
+        raise NotebookFailed(
+            f"\n{name}, code cell {done} of {code}: the kernel died, most often for want of "
+            "memory. A smaller batch_size or model needs less.") from None
     except CellExecutionError as error:
         failed = runs_folder() / "failed" / f"{name}.ipynb"
         _write(notebook, failed)

@@ -84,6 +84,6 @@ def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame, start: float | 
     right.plot(history["epoch"], 100 * history["dev_spearman"], marker="o", color=RED)
     if start is not None:
         right.axhline(100 * start, color="0.5", ls="--", lw=1)
-        right.annotate("before training", (0, 100 * start), xytext=(2, 3),
+        right.annotate(f"before training: {100 * start:.2f}", (0, 100 * start), xytext=(2, 3),
                        textcoords="offset points", color="0.35", fontsize=8)
     right.set(xlabel="epoch", ylabel="dev Spearman × 100", xlim=(0, None))

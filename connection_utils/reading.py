@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from connection_utils.splitting import drop_leaks, split_connections
+from connection_utils.workspace import as_path
 
 COLUMNS = ("sentence1", "sentence2", "score")
 STS_COLUMNS = ("genre", "source", "year", "id", "score", "sentence1", "sentence2")
@@ -34,7 +35,7 @@ def read_connections(path: str | Path) -> pd.DataFrame:
     Raises ConnectionDataError with file, line, column, what was found and what was
     expected, for the first faulty row and with a count of all.
     """
-    path = Path(str(path).replace("\\", "/"))
+    path = as_path(path)
     if not path.is_file():
         raise ConnectionDataError(f"file not found: {path.absolute()}. data/README.md tells "
                                   "which files are read and where they belong.")
@@ -61,25 +62,35 @@ def read_splits(data: str | Path, seed: int = 12, keep_leaks: bool = False
     (or ``train.csv``, ``dev.csv``, ``test.csv``), or one file, which `split_connections`
     cuts with `seed`. `keep_leaks` leaves given splits as they are (see `find_leaks`).
     """
-    path = Path(str(data).replace("\\", "/"))
+    path = as_path(data)
     if not path.is_dir():
-        return split_connections(read_connections(path), seed)
+        return _rankable(path, split_connections(read_connections(path), seed))
     for prefix in ("sts-", ""):
         files = {name: path / f"{prefix}{name}.csv" for name in SPLITS}
         if all(file.is_file() for file in files.values()):
             splits = {name: read_connections(file) for name, file in files.items()}
             splits = splits if keep_leaks else drop_leaks(splits)
-            empty = [name for name, pairs in splits.items() if pairs.empty]
-            if empty:
-                raise ConnectionDataError(
-                    f"{path.absolute()}: nothing is left of {', '.join(empty)}, as all its "
-                    "pairs stand in a later split, too. Expected splits of different pairs.")
-            return splits
+            return _rankable(path, splits)
     found = ", ".join(sorted(file.name for file in path.iterdir())) or "no file at all"
     raise ConnectionDataError(
         f"{path.absolute()} holds {found}; expected train.csv, dev.csv and test.csv (or "
         "sts-train.csv and so on). Run `make run` once for the default data, or name one "
         "file of pairs.")
+
+
+def _rankable(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The same splits; ConnectionDataError, before any training, if one cannot be used."""
+    for name, pairs in splits.items():
+        if pairs.empty:
+            raise ConnectionDataError(
+                f"{path.absolute()}: nothing is left of {name}, as all its pairs stand in a "
+                "later split, too. Expected splits of different pairs.")
+        if name != "train" and pairs["score"].nunique() == 1:
+            raise ConnectionDataError(
+                f"{path.absolute()}: all {len(pairs)} pairs of {name} have the score "
+                f"{pairs['score'].iloc[0]:g}, so nothing can be ranked. Expected different "
+                "scores; more pairs help.")
+    return splits
 
 
 def _read_sts(path: Path, text: str) -> pd.DataFrame:

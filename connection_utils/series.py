@@ -4,8 +4,8 @@
     python -m connection_utils.series run        the main job; what `make run` starts
     python -m connection_utils.series execute    re-execute and save the committed outputs
 
-What needs torch is imported where it is used, so that a run that finds all in place is
-over in a second.
+What needs torch is imported where it is used, so that `fetch`, which most make commands
+call, is over in a second.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from connection_utils.assets import (
 )
 from connection_utils.files import sha256_of, write_whole
 from connection_utils.notebooks import NOTEBOOKS, NotebookFailed, execute, parameters_of
-from connection_utils.workspace import ROOT, run_folder, runs_folder, shown
+from connection_utils.workspace import ROOT, as_path, runs_folder, shown
 
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
-OTHER_CELLS_SECONDS = 50       # reading, drawing, four kernels starting: on 2 CPU cores
+OTHER_CELLS_SECONDS = 80       # reading, drawing, four kernels starting: on 2 CPU cores
 
 
 def run(model: str, data: str, epochs: int | None) -> None:
@@ -45,8 +45,8 @@ def run(model: str, data: str, epochs: int | None) -> None:
     A notebook whose executed copy was made from the same notebook, module, model, data
     and parameters is not run again.
     """
-    for asset, used in ((MODEL, Path(model) == Path(DEFAULT_MODEL)),
-                        (DATA, Path(data) == Path(DEFAULT_DATA))):
+    for asset, used in ((MODEL, as_path(model) == Path(DEFAULT_MODEL)),
+                        (DATA, as_path(data) == Path(DEFAULT_DATA))):
         if used:
             state = "fetched" if fetch(asset) else "in place"
             print(f"{asset.title}: {state} in {asset.folder}", flush=True)
@@ -58,8 +58,8 @@ def run(model: str, data: str, epochs: int | None) -> None:
     fingerprint = _fingerprint(model, data)
     todo = [name for name in CORE
             if not _in_place(copies / f"{name}.ipynb", name, given, fingerprint)]
-    if CORE[3] not in todo and not (output / "threshold.json").is_file():
-        todo = [name for name in CORE if name in {*todo, *CORE[2:]}]     # was removed
+    if CORE[2] in todo or not (output / "threshold.json").is_file():
+        todo = [name for name in CORE if name in {*todo, *CORE[2:]}]  # 04 judges 03's model
     if CORE[2] in todo:
         _tell_duration(settings, config)
     for name in CORE:
@@ -96,20 +96,22 @@ def _save_readme_picture(path: Path) -> None:
         scratch.write_bytes(base64.b64decode(picture))
 
 
-def _trained(settings: dict) -> tuple[Path, object]:
-    from connection_utils.training import TrainingConfig
+def _trained(parameters: dict) -> tuple[Path, object]:
+    from connection_utils.training import TrainingConfig, run_folder, run_settings
 
-    config = TrainingConfig(**{field.name: settings[field.name]
-                               for field in fields(TrainingConfig) if field.name in settings})
-    return run_folder(settings["model_dir"], settings["data"], settings["pooling"],
-                      config.run_name()), config
+    config = TrainingConfig(**{field.name: parameters[field.name]
+                               for field in fields(TrainingConfig)
+                               if field.name in parameters})
+    settings = run_settings(parameters["model_dir"], parameters["data"],
+                            parameters["pooling"], parameters["max_length"], config)
+    return run_folder(settings), config
 
 
 def _fingerprint(model: str, data: str) -> str:
     """A hash of all that decides the outputs, apart from notebook and parameters."""
     files = sorted((ROOT / "connection_utils").glob("*.py"))
     for place in (model, data):
-        path = ROOT / place
+        path = ROOT / as_path(place)
         files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else (
             [path] if path.is_file() else [])
     return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
@@ -201,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
             save_outputs(chosen.only)
         else:
             fetch_assets()
-    except (AssetError, NotebookFailed, ValueError) as error:
+    except (AssetError, NotebookFailed, ValueError, OSError) as error:
         sys.exit(str(error))
 
 

@@ -24,18 +24,14 @@ def runs_folder() -> Path:
     return ROOT / "runs" / ("check" if being_checked() else "")
 
 
-def run_folder(model_dir: str | Path, data: str | Path, pooling: str, settings: str) -> Path:
-    """Where the model goes that is trained from `model_dir` on `data` with `settings`.
-
-    The name carries all of them: a run with other settings lands elsewhere.
-    """
-    start, pairs = (Path(str(p).replace("\\", "/")) for p in (model_dir, data))
-    return runs_folder() / f"{start.name}-{pairs.stem}-{pooling}-{settings}"
+def as_path(path: str | Path) -> Path:
+    """`path` with either slash between its parts, as the original post writes it."""
+    return Path(str(path).replace("\\", "/")).expanduser()
 
 
 def shown(path: str | Path) -> str:
     """`path` as a reader should see it: relative to the repository where it is inside."""
-    path = Path(path).absolute()
+    path = as_path(path).absolute()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 

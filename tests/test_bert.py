@@ -23,7 +23,8 @@ def model():
 @pytest.fixture(scope="module", params=["mean", "cls", "max"])
 def saved(request, tmp_path_factory):
     """A model saved with each pooling and a max_length of its own, and its folder."""
-    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, request.param, max_length=64)
+    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, request.param, max_length=64,
+                                      device="cpu")
     folder = tmp_path_factory.mktemp("saved") / request.param
     model.save(folder)
     return model, folder
@@ -126,7 +127,7 @@ def test_unknown_pooling_and_too_long_max_length_are_refused():
 
 def test_a_saved_model_loads_back_equal_with_its_own_settings(saved):
     model, folder = saved
-    again = ConnectionBert.from_local(folder)
+    again = ConnectionBert.from_local(folder, device="cpu")
     assert (again.pooling, again.max_length) == (model.pooling, 64)
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 

@@ -236,3 +236,10 @@ def test_two_worker_processes_give_the_same_batches(many):
     for one, other in zip(batches_of(alone), batches_of(helped), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("score", [5, 1.1, -1.5, float("nan")])
+def test_a_score_that_no_cosine_can_reach_is_refused_with_its_row(tokenizer, score):
+    """A table of 0..5 would train without a word, towards cosines that do not exist."""
+    with pytest.raises(ValueError, match=f"row 1: score is {float(score)}, .*Divide by"):
+        ConnectionDataset(PAIRS.assign(score=[0.5, score, 0]), tokenizer)

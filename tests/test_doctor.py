@@ -685,6 +685,15 @@ def test_settings_that_are_not_understood_are_refused(tiny_folder):
     assert "pass pooling= and max_length= instead" in str(raised.value)
 
 
+def test_a_module_that_would_be_left_out_is_refused(tiny_folder):
+    """A Dense layer behind the pooling changes every embedding."""
+    (tiny_folder / "modules.json").write_text(json.dumps(
+        [{"type": "sentence_transformers.models.Transformer"},
+         {"type": "sentence_transformers.models.Dense"}]))
+    with pytest.raises(ModelFolderError, match="asks for sentence_transformers.models.Dense"):
+        load(tiny_folder)
+
+
 # The real one
 
 def test_the_default_model_is_ready():

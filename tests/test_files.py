@@ -1,6 +1,7 @@
 """Files and folders are written whole or not at all, whatever interrupts the writer."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -191,3 +192,31 @@ def test_write_folder_whole_on_a_linked_folder_leaves_no_debris_beside_it(tmp_pa
         (scratch / "a.txt").write_text("new")
     assert (link / "a.txt").read_text() == "new"
     assert names(tmp_path) == ["link", "real"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one_there(tmp_path, monkeypatch):
+    """On Windows an open file in the folder can make the second rename fail."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.txt").write_text("old")
+    rename = os.rename
+
+    def fail_once(source, target):
+        if str(source).endswith(".partial"):
+            raise PermissionError("in use")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_once)
+    with pytest.raises(PermissionError), write_folder_whole(folder, {"a.txt"}) as scratch:
+        (scratch / "a.txt").write_text("new")
+    assert (folder / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_what_a_file_manager_left_does_not_stand_in_the_way(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / ".DS_Store").write_text("")
+    with write_folder_whole(folder, ()) as scratch:
+        (scratch / "a.txt").write_text("new")
+    assert names(folder) == ["a.txt"]

@@ -232,9 +232,9 @@ def test_the_real_files_lose_no_row(name, rows):
 # read_splits
 
 def write_splits(folder: Path, prefix: str = "") -> None:
-    """Seven pairs: test's is in dev and train too, and one of dev's is in train."""
-    rows = {"train": "a,b,1\nD,c,0.5\nf,e,0\ng,h,1\n", "dev": "c,d,0.5\nE,f,0\n",
-            "test": "F,E,0\n"}
+    """Nine pairs: one of test's is in dev and train too, and one of dev's is in train."""
+    rows = {"train": "a,b,1\nD,c,0.5\nf,e,0\ng,h,1\n", "dev": "c,d,0.5\nE,f,0\nm,n,1\n",
+            "test": "F,E,0\ny,z,1\n"}
     for name, text in rows.items():
         write(folder / f"{prefix}{name}.csv", HEADER + text)
 
@@ -252,14 +252,29 @@ def test_a_folder_of_three_files_is_read_without_leaks(tmp_path, prefix):
     write_splits(tmp_path, prefix)
     splits = read_splits(tmp_path)
     assert {name: pairs["sentence1"].tolist() for name, pairs in splits.items()} == \
-        {"train": ["a", "g"], "dev": ["c"], "test": ["F"]}
+        {"train": ["a", "g"], "dev": ["c", "m"], "test": ["F", "y"]}
 
 
 def test_keep_leaks_leaves_the_splits_as_given(tmp_path):
     write_splits(tmp_path)
     splits = read_splits(tmp_path, keep_leaks=True)
     assert {name: len(pairs) for name, pairs in splits.items()} == \
-        {"train": 4, "dev": 2, "test": 1}
+        {"train": 4, "dev": 3, "test": 2}
+
+
+@pytest.mark.parametrize("name", ["dev", "test"])
+def test_a_split_that_cannot_rank_is_refused_before_any_training(tmp_path, name):
+    write_splits(tmp_path)
+    write(tmp_path / f"{name}.csv", HEADER + "m,n,1\nq,r,1\n")
+    with pytest.raises(ConnectionDataError, match=f"all 2 pairs of {name} have the score 1"):
+        read_splits(tmp_path)
+
+
+def test_a_split_of_which_nothing_is_left_is_named(tmp_path):
+    write_splits(tmp_path)
+    write(tmp_path / "train.csv", HEADER + "y,z,1\nm,n,1\n")
+    with pytest.raises(ConnectionDataError, match="nothing is left of train"):
+        read_splits(tmp_path)
 
 
 def test_one_file_is_split_by_the_seed(tmp_path, make_pairs):

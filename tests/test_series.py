@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
 from connection_utils import series
@@ -58,6 +59,17 @@ def my_pairs(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def few_labels(tmp_path_factory):
+    """60 pairs with nothing but 0 and 1, sorted by it: the least a reader may bring."""
+    path = tmp_path_factory.mktemp("few") / "few_labels.csv"
+    pairs = read_connections(ROOT / DEFAULT_DATA / "sts-train.csv")
+    pd.concat([pairs[pairs["score"] < 0.2].sample(30, random_state=1).assign(score=0),
+               pairs[pairs["score"] > 0.8].sample(30, random_state=1).assign(score=1)])[
+        ["sentence1", "sentence2", "score"]].to_csv(path, index=False)
+    return path
+
+
 def start(arguments, environment):
     return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment,
                           capture_output=True, text=True)
@@ -80,10 +92,32 @@ def test_the_watch_bites(watched):
     log.write_text("")
 
 
+def test_the_watch_bites_inside_a_kernel_too(watched, tmp_path):
+    environment, log = watched
+    notebook = tmp_path / "reaches_out.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
+        "import urllib.request as u; u.urlopen('http://192.0.2.2/')")]), notebook)
+    code = ("import nbformat; from connection_utils.notebooks import execute; from pathlib "
+            f"import Path; execute(nbformat.read({str(notebook)!r}, 4), 'reaches_out', "
+            f"Path({str(tmp_path / 'copy.ipynb')!r}))")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT,
+                          capture_output=True, text=True)
+    assert "code cell 1 of 1" in done.stderr and "blocked by the test" in done.stderr
+    assert "192.0.2.2" in log.read_text()
+    log.write_text("")
+
+
 def test_the_whole_series_runs_on_own_pairs_without_any_network(first_run, watched):
     assert first_run.returncode == 0, first_run.stdout + first_run.stderr
     assert watched[1].read_text() == ""
     assert first_run.stderr == ""
+
+
+def test_the_series_runs_on_a_few_pairs_of_yes_and_no(few_labels, watched):
+    done = start(["connection_utils.series", "run", "--data", str(few_labels), "--epochs",
+                  "1"], watched[0])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "threshold " in done.stdout
 
 
 def test_it_says_beforehand_how_long_it_takes_and_ends_with_a_table(first_run):
@@ -111,6 +145,23 @@ def test_a_second_run_redoes_nothing(first_run, watched, my_pairs):
     assert again.stdout.count(": in place in runs/") == 4
     assert "this will take" not in again.stdout
     assert again.stdout.split("test Spearman")[1] == first_run.stdout.split("test Spearman")[1]
+
+
+@pytest.mark.parametrize(("stale", "expected"), [
+    ([], []), ([0], [0]), ([2], [2, 3]), ([3], [3]), ([0, 3], [0, 3])])
+def test_what_is_stale_is_run_again_and_04_whenever_03_is(monkeypatch, tmp_path, stale,
+                                                          expected):
+    """04 judges the model that 03 leaves, so a new model needs a new judgement."""
+    ran = []
+    monkeypatch.setattr(series, "_in_place", lambda copy, name, given, fingerprint:
+                        series.CORE.index(name) not in stale)
+    monkeypatch.setattr(series, "execute", lambda notebook, name, target: ran.append(name))
+    monkeypatch.setattr(series, "_tell_duration", lambda settings, config: None)
+    monkeypatch.setattr(series, "_print_table", lambda output, copies: None)
+    monkeypatch.setattr(series, "_trained", lambda parameters: (tmp_path, None))
+    (tmp_path / "threshold.json").touch()
+    series.run(DEFAULT_MODEL, DEFAULT_DATA, None)
+    assert ran == [series.CORE[i] for i in expected]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -1,5 +1,6 @@
 """The set-up's files agree with each other: one lock, one list of what is needed."""
 
+import json
 import re
 import subprocess
 import sys
@@ -82,6 +83,29 @@ def test_the_model_folder_never_shadows_the_library():
 def test_the_module_is_small():
     for path in (ROOT / "connection_utils").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 250, path.name
+
+
+def test_make_passes_the_readers_choices_on():
+    said = subprocess.run(
+        ["make", "-n", "-W", "requirements.lock", "run", "MODEL=my model", "DATA=my pairs.csv",
+         "EPOCHS=3", "EXTRA_INDEX=file:///wheels"], cwd=ROOT, capture_output=True,
+        text=True).stdout
+    assert 'series run --model "my model" --data "my pairs.csv" --epochs 3' in said
+    assert 'install --extra-index-url "file:///wheels" -r requirements.lock' in said
+
+
+def test_ci_calls_the_readmes_test_command():
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test"
+    assert "\nmake test " in (ROOT / "README.md").read_text()
+
+
+def test_jupyterlab_calls_nothing_home():
+    overrides = json.loads(
+        (ROOT / ".jupyter/labconfig/default_setting_overrides.json").read_text())
+    assert overrides["@jupyterlab/apputils-extension:notification"] == {
+        "fetchNews": "false", "checkForUpdates": False}
+    said = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True)
+    assert "JUPYTER_CONFIG_PATH=.jupyter " in said.stdout
 
 
 def test_make_help_lists_every_command_that_the_readme_names():

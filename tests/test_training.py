@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from connection_utils import training
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.dataset import ConnectionDataset
@@ -17,10 +18,12 @@ from connection_utils.training import (
     build_optimizer,
     build_schedule,
     read_run,
+    run_folder,
+    run_settings,
     save_run,
     train,
 )
-from connection_utils.workspace import ROOT
+from connection_utils.workspace import ROOT, runs_folder
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2)
 
@@ -78,12 +81,24 @@ def test_training_lowers_the_loss(run):
     assert sum(losses[-6:]) < sum(losses[:6])
 
 
-def test_the_weights_of_the_best_evaluation_are_kept(splits, run):
+def test_the_weights_of_the_best_evaluation_are_kept(splits, monkeypatch):
+    """The second of four evaluations is told to be the best; its weights must come back."""
+    model, weights = fresh(), []
+    told = iter([0.1, 0.9, 0.2, 0.3])
+    monkeypatch.setattr(training, "spearman", lambda scores, cosines: next(told))
+    history = train(model, ConnectionDataset(splits["train"], model.tokenizer),
+                    splits["dev"], CONFIG, on_evaluation=lambda record: weights.append(
+                        model.bert.embeddings.word_embeddings.weight.detach().clone()))
+    kept = model.bert.embeddings.word_embeddings.weight
+    assert [torch.equal(kept, each) for each in weights] == [False, True, False, False]
+    assert history.best["step"] == 12 and not model.training
+
+
+def test_the_best_dev_spearman_is_what_the_model_now_scores(splits, run):
     model, history = run
     dev = splits["dev"]
     now = spearman(dev["score"], model.similarity(dev["sentence1"], dev["sentence2"]))
-    assert now == pytest.approx(max(r["dev_spearman"] for r in history.evaluations), abs=1e-9)
-    assert not model.training
+    assert now == pytest.approx(history.best["dev_spearman"], abs=1e-9)
 
 
 def test_training_leaves_the_random_state_alone(splits):
@@ -95,10 +110,11 @@ def test_training_leaves_the_random_state_alone(splits):
 
 
 def test_a_diverged_loss_is_told_with_step_and_advice(splits):
-    broken = splits["train"].assign(score=math.inf)
     model = fresh()
+    broken = ConnectionDataset(splits["train"], model.tokenizer)
+    broken.score = [math.inf] * len(broken)
     with pytest.raises(FloatingPointError, match="step 1: the loss is inf.*learning_rate"):
-        train(model, ConnectionDataset(broken, model.tokenizer), splits["dev"], CONFIG)
+        train(model, broken, splits["dev"], CONFIG)
 
 
 def test_schedule_climbs_for_the_warm_up_and_falls_to_zero():
@@ -148,17 +164,39 @@ def test_a_setting_that_cannot_work_is_refused_by_name(name, value):
         TrainingConfig(**{name: value})
 
 
-def test_the_run_name_carries_the_settings():
-    assert TrainingConfig().run_name() == "cosine_mse-lr5e-05-bs16-ep2-seed12"
-    assert CONFIG.run_name() != dataclasses.replace(CONFIG, seed=1).run_name()
+def test_every_setting_leads_to_a_folder_of_its_own():
+    """Or a reader's odd run would take the place of the model that 04 expects."""
+    start = {"model_dir": "transformers/bert/a", "data": "data/stsb", "pooling": "mean",
+             "max_length": 128, "config": CONFIG}
+    other = {"model_dir": "elsewhere/a", "data": "elsewhere/stsb", "pooling": "cls",
+             "max_length": 64}
+    settings = [run_settings(**start)]
+    settings += [run_settings(**{**start, name: value}) for name, value in other.items()]
+    for field in dataclasses.fields(TrainingConfig):
+        value = getattr(CONFIG, field.name)
+        if field.name != "loss":           # there is one so far
+            changed = dataclasses.replace(CONFIG, **{field.name: value / 2 if isinstance(
+                value, float) else value + 1})
+            settings.append(run_settings(**{**start, "config": changed}))
+    folders = [run_folder(each) for each in settings]
+    assert len(set(folders)) == len(folders) == 13
+    assert folders[0].parent == runs_folder()
+    assert folders[0].name.startswith("a-stsb-mean-cosine_mse-lr5e-05-bs8-ep2-seed12-")
+
+
+def test_either_slash_means_the_same_run(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert run_settings(r"transformers\bert\a", ROOT / "data/stsb", "mean", 128, CONFIG) == \
+        run_settings("./transformers/bert/a", r"data\stsb", "mean", 128, CONFIG)
 
 
 def test_a_run_is_saved_and_checked_on_reading(run, tmp_path):
     model, history = run
-    save_run(tmp_path / "run", model, history, data="here")
-    record = read_run(tmp_path / "run", data="here", config=dataclasses.asdict(CONFIG))
-    assert record["evaluations"] == history.evaluations and record["pooling"] == "mean"
-    with pytest.raises(ValueError, match="data is 'here', expected 'there'.*notebook 03"):
-        read_run(tmp_path / "run", data="there")
+    settings = run_settings("a", "here", "mean", 128, CONFIG)
+    save_run(tmp_path / "run", model, history, settings, pairs={"train": 96})
+    record = read_run(tmp_path / "run", settings)
+    assert record["evaluations"] == history.evaluations and record["pairs"]["train"] == 96
+    with pytest.raises(ValueError, match="max_length is 128, expected 64.*notebook 03"):
+        read_run(tmp_path / "run", {**settings, "max_length": 64})
     with pytest.raises(FileNotFoundError, match="no model was trained with these settings"):
         read_run(tmp_path / "elsewhere")

@@ -1,5 +1,6 @@
 """Where things lie, what a reader sees, and what a check switches off."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from connection_utils import workspace
 from connection_utils.notebooks import NOTEBOOKS, parameters_of
-from connection_utils.workspace import ROOT, progress, run_folder, runs_folder, shown
+from connection_utils.workspace import ROOT, progress, runs_folder, shown
 
 
 def test_a_check_never_writes_where_a_readers_model_lies(monkeypatch):
@@ -18,23 +19,23 @@ def test_a_check_never_writes_where_a_readers_model_lies(monkeypatch):
     assert not workspace.being_checked() and runs_folder() == ROOT / "runs"
 
 
-def test_run_folders_carry_the_settings(monkeypatch):
-    monkeypatch.delenv("CONNECTION_CHECK")
-    mine = run_folder("transformers/bert/bert-base-uncased", "pairs/my_pairs.csv", "cls", "lr1")
-    assert mine == ROOT / "runs/bert-base-uncased-my_pairs-cls-lr1"
-    assert run_folder(r"transformers\bert\bert-base-uncased", r"pairs\my_pairs.csv", "cls",
-                      "lr1") == mine
-
-
 def test_paths_are_shown_from_the_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert shown(ROOT / "data" / "stsb") == shown("data/stsb") == "data/stsb"
     assert shown(tmp_path) == str(tmp_path)
 
 
-def test_bars_are_silent_in_a_check(capfd):
+def test_bars_are_for_people_and_silent_in_a_check(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
     assert list(progress(range(3))) == [0, 1, 2]
-    assert capfd.readouterr() == ("", "")
+    assert sys.stderr.getvalue() == ""
+    monkeypatch.delenv("CONNECTION_CHECK")
+    assert list(progress(range(3))) == [0, 1, 2]
+    assert "3/3" in sys.stderr.getvalue()
 
 
 def test_every_notebook_takes_model_and_data_by_name():
