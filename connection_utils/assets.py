@@ -95,9 +95,9 @@ DATA = Asset(
 )
 
 
-def fetch_assets() -> None:
-    """Put the default model and data in place and print one line for each."""
-    for asset in (MODEL, DATA):
+def fetch_assets(*assets: Asset) -> None:
+    """Put `assets` in place and print one line for each."""
+    for asset in assets:
         fetched = fetch(asset)
         state = f"fetched {len(fetched)} files" if fetched else "in place, hashes checked"
         print(f"{asset.title}: {asset.folder} ({state})", flush=True)

@@ -27,7 +27,6 @@ from connection_utils.assets import (
     DEFAULT_MODEL,
     MODEL,
     AssetError,
-    fetch,
     fetch_assets,
 )
 from connection_utils.files import sha256_of, write_whole
@@ -45,11 +44,8 @@ def run(model: str, data: str, epochs: int | None) -> None:
     A notebook whose executed copy was made from the same notebook, module, model, data
     and parameters is not run again.
     """
-    for asset, used in ((MODEL, as_path(model) == Path(DEFAULT_MODEL)),
-                        (DATA, as_path(data) == Path(DEFAULT_DATA))):
-        if used:
-            state = "fetched" if fetch(asset) else "in place"
-            print(f"{asset.title}: {state} in {asset.folder}", flush=True)
+    fetch_assets(*(asset for asset, wanted in ((MODEL, model), (DATA, data))
+                   if as_path(wanted) == Path(asset.folder)))
     wanted = {"model_dir": model, "data": data, "epochs": epochs}
     given = {name: value for name, value in wanted.items() if value is not None}
     settings = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb") | given
@@ -202,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif chosen.verb == "execute":
             save_outputs(chosen.only)
         else:
-            fetch_assets()
+            fetch_assets(MODEL, DATA)
     except (AssetError, NotebookFailed, ValueError, OSError) as error:
         sys.exit(str(error))
 
