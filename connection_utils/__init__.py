@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")   # or forks of it warn
 
 _HOME = {
     "prepare_notebook": "workspace",
+    "progress": "workspace",
     "check_model_dir": "doctor",
     "ModelFolderError": "model_files",
     "load_tokenizer": "model_files",
@@ -34,14 +35,17 @@ _HOME = {
     "judge_threshold": "evaluation",
     "check_collapse": "evaluation",
     "cosine_mse": "losses",
+    "cosent": "losses",
     "LOSSES": "losses",
     "TrainingConfig": "training",
     "History": "training",
     "train": "training",
-    "save_run": "training",
-    "read_run": "training",
-    "run_folder": "training",
-    "run_settings": "training",
+    "save_run": "runs",
+    "read_run": "runs",
+    "run_folder": "runs",
+    "run_settings": "runs",
+    "TrainingPanel": "training_panel",
+    "ThresholdPanel": "threshold_panel",
 }
 __all__ = sorted(_HOME)
 

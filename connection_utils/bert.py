@@ -24,6 +24,7 @@ from connection_utils.model_files import (
     write_siamese_settings,
     write_vocab_txt,
 )
+from connection_utils.workspace import progress
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -120,9 +121,8 @@ class ConnectionBert(nn.Module):
         weights = load_weights(report)
         saved = read_siamese_settings(report.folder)
         longest = report.config.max_position_embeddings
-        with torch.random.fork_rng(devices=[]):    # its random weights are replaced at once
-            bert = BertModel(report.config, add_pooling_layer=False)
-        bert.load_state_dict(weights)
+        bert = BertModel.from_pretrained(None, config=report.config, state_dict=weights,
+                                         add_pooling_layer=False)   # draws no random weights
         model = cls(bert, load_tokenizer(report.folder),
                     pooling=pooling or saved.get("pooling", "mean"),
                     max_length=saved.get("max_length", min(128, longest))
@@ -170,7 +170,8 @@ class ConnectionBert(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            for start in range(0, len(order), batch_size):
+            for start in progress(range(0, len(order), batch_size), desc="encoding",
+                                  unit="batch", delay=1, leave=False):
                 rows = order[start:start + batch_size]
                 batch = pad_batch([tokens[i] for i in rows], self.tokenizer.pad_token_id)
                 vectors = self.embed(**{k: t.to(self.device) for k, t in batch.items()})

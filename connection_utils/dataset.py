@@ -1,8 +1,10 @@
 """ConnectionDataset and its batches: pairs of token ids, padded no more than needed."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -40,6 +42,20 @@ class ConnectionDataset(Dataset):
     def __getitem__(self, index: int) -> Item:
         return {"sentence1": self.sentence1[index], "sentence2": self.sentence2[index],
                 "score": self.score[index]}
+
+    def sample(self, share: float, seed: int) -> "ConnectionDataset":
+        """A dataset of `share` (0..1) of the pairs, at least one, drawn by `seed`.
+
+        A smaller share of the same seed is a part of a larger one.
+        """
+        if share == 1:
+            return self
+        order = np.random.default_rng(seed).permutation(len(self))
+        rows = sorted(order[:max(1, round(share * len(self)))])
+        part = copy.copy(self)
+        for name in ("sentence1", "sentence2", "score"):
+            setattr(part, name, [getattr(self, name)[row] for row in rows])
+        return part
 
     @property
     def lengths(self) -> list[int]:

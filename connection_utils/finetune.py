@@ -18,19 +18,13 @@ from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import POOLINGS, ConnectionBert
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import (
-    ConstantPredictionError,
     bootstrap_interval,
     spearman,
 )
 from connection_utils.losses import LOSSES
 from connection_utils.reading import read_splits
-from connection_utils.training import (
-    TrainingConfig,
-    run_folder,
-    run_settings,
-    save_run,
-    train,
-)
+from connection_utils.runs import run_folder, run_settings, save_run
+from connection_utils.training import TrainingConfig, train
 from connection_utils.workspace import shown
 
 HELP = {
@@ -42,6 +36,9 @@ HELP = {
     "max_grad_norm": "gradients longer than this are cut to it",
     "loss": "what training makes small",
     "evaluations_per_epoch": "dev evaluations in an epoch; the best weights are kept",
+    "freeze_embeddings": "leave the embedding tables as they are",
+    "frozen_layers": "leave so many of the lowest layers, and the embeddings, as they are",
+    "train_share": "share of the training pairs, drawn by the seed",
     "seed": "decides the order of the pairs, dropout and, for one file, the split",
 }
 
@@ -65,9 +62,10 @@ def parser() -> argparse.ArgumentParser:
                          help="longer texts are cut (default: %(default)s)")
     options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
     for setting in fields(TrainingConfig):
+        kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {
+            "type": setting.type, "choices": LOSSES if setting.name == "loss" else None}
         options.add_argument(
-            "--" + setting.name.replace("_", "-"), type=setting.type, default=setting.default,
-            choices=LOSSES if setting.name == "loss" else None,
+            "--" + setting.name.replace("_", "-"), default=setting.default, **kind,
             help=HELP[setting.name] + " (default: %(default)s)")
     return options
 
@@ -98,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         history = train(model, train_set, splits["dev"], config, on_evaluation=lambda r: print(
             f"epoch {r['epoch']:.2f}  loss {r['loss']:.4f}  dev Spearman "
             f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s", flush=True))
-    except (FloatingPointError, ConstantPredictionError) as error:
+    except (FloatingPointError, ValueError) as error:
         sys.exit(f"{error}")
 
     after = model.similarity(test["sentence1"], test["sentence2"])

@@ -49,7 +49,7 @@ def execute(notebook: nbformat.NotebookNode, name: str, target: Path,
     clock = threading.Thread(target=keep_telling, daemon=True)
     clock.start()
     client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", store_widget_state=False,
+        notebook, timeout=None, kernel_name="python3", store_widget_state=not checking,
         record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}},
         on_cell_start=count, extra_arguments=["--log-level=ERROR"])
     try:

@@ -10,25 +10,42 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
+from connection_utils.evaluation import spearman
+from connection_utils.training import History
+
 # Okabe and Ito's colours, told apart with any kind of colour vision
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 BEFORE, AFTER = BLUE, RED          # the same two colours in every figure
 LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 WIDTH, HEIGHT = 5.0, 3.0           # inches
+DPI = 200                          # of what stays; a live panel draws with half
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)      # of the human score; STS: 0-1, 1-2, …, 4-5
 
 
 def use_style() -> None:
     """Set the series' figure style for this process."""
     plt.rcParams.update({
-        "figure.figsize": (WIDTH, HEIGHT), "figure.dpi": 200, "figure.constrained_layout.use":
+        "figure.figsize": (WIDTH, HEIGHT), "figure.dpi": DPI, "figure.constrained_layout.use":
         True, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left",
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
         "grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False,
         "lines.linewidth": 1.6, "lines.markersize": 4,
         "axes.prop_cycle": plt.cycler(color=[BLUE, RED, GREEN, ORANGE, PURPLE, SKY]),
     })
+
+
+def png_of(figure: Figure) -> bytes:
+    """The picture as a PNG file's content; needs no pyplot, so any thread may ask."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def html_table(table: pd.DataFrame, index: bool = True) -> str:
+    """`table` as HTML that looks inside a widget as it does below a cell."""
+    return ('<div class="jp-RenderedHTMLCommon">'
+            f'{table.to_html(index=index, border=0, na_rep="", justify="left")}</div>')
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -38,11 +55,9 @@ def show(figure: Figure, alt: str) -> None:
     """
     from IPython.display import display
 
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    picture = png_of(figure)
     plt.close(figure)
-    display({"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": alt},
-            raw=True,
+    display({"image/png": base64.b64encode(picture).decode(), "text/plain": alt}, raw=True,
             metadata={"image/png": {"alt": alt, "width": int(100 * figure.get_figwidth())}})
 
 
@@ -87,3 +102,53 @@ def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame, start: float | 
         right.annotate(f"before training: {100 * start:.2f}", (0, 100 * start), xytext=(2, 3),
                        textcoords="offset points", color="0.35", fontsize=8)
     right.set(xlabel="epoch", ylabel="dev Spearman × 100", xlim=(0, None))
+
+
+def draw_run(figure: Figure, history: History, dev_scores: pd.Series,
+             before: np.ndarray | None = None) -> None:
+    """Three panels of a run that may still be going on, over the steps that are planned.
+
+    The loss of each step and its running mean; dev Spearman; and the distribution of the
+    last evaluation's dev cosines. `before` are those of the model before training,
+    (pairs,) as `dev_scores`, for the start of the second panel.
+    """
+    loss, quality, spread = figure.subplots(1, 3)
+    losses = pd.Series(history.step_losses, index=range(1, len(history.step_losses) + 1),
+                       dtype=float)
+    loss.plot(losses, color=BLUE, alpha=0.25, lw=0.8)
+    loss.plot(losses.rolling(25, min_periods=1).mean(), color=BLUE)
+    loss.set(title="training loss", xlabel="step", ylim=(0, None))
+    reached = {record["step"]: record["dev_spearman"] for record in history.evaluations}
+    if before is not None and np.ptp(before) > 0 and np.ptp(dev_scores) > 0:
+        reached = {0: spearman(dev_scores, before)} | reached
+        quality.axhline(100 * reached[0], color="0.5", ls="--", lw=1)
+    quality.plot(list(reached), [100 * value for value in reached.values()], marker="o",
+                 color=RED)
+    quality.set(title="dev Spearman × 100", xlabel="step")
+    for ax in (loss, quality):
+        ax.set_xlim(0, max(history.steps, 1))
+    cosines = before if history.dev_cosines is None else history.dev_cosines
+    if cosines is not None:
+        draw_distributions(spread, dev_scores, cosines)
+        if spread.lines:                   # none if all cosines are alike
+            spread.legend(fontsize=7, loc="upper left")
+    spread.set(title="dev cosines by human score", xlabel="cosine", ylabel="", yticks=[])
+
+
+def draw_threshold(ax: Axes, connected: np.ndarray, cosines: np.ndarray, threshold: float
+                   ) -> None:
+    """Densities of the cosines of connected and other pairs, and a line at `threshold`."""
+    grid = np.linspace(-0.3, 1.0, 400)
+    for kind, name, color, line in ((False, "not connected", BLUE, "--"),
+                                    (True, "connected", RED, "-")):
+        here = np.asarray(cosines)[np.asarray(connected, dtype=bool) == kind]
+        if len(here) > 2 and np.ptp(here) > 0:
+            density = gaussian_kde(here)(grid) * len(here) / len(cosines)
+            ax.plot(grid, density, color=color, ls=line, label=name)
+            wrong = grid < threshold if kind else grid >= threshold
+            ax.fill_between(grid, density, where=wrong, color=color, alpha=0.25, lw=0)
+    ax.axvline(threshold, color=BLACK, lw=1.2)
+    ax.set(xlabel="cosine of the two texts", ylabel="density × share of pairs",
+           xlim=(-0.3, 1.0), ylim=(0, None))
+    if len(ax.lines) > 1:                  # that at the threshold has no name
+        ax.legend(loc="upper left")

@@ -93,7 +93,8 @@ def _save_readme_picture(path: Path) -> None:
 
 
 def _trained(parameters: dict) -> tuple[Path, object]:
-    from connection_utils.training import TrainingConfig, run_folder, run_settings
+    from connection_utils.runs import run_folder, run_settings
+    from connection_utils.training import TrainingConfig
 
     config = TrainingConfig(**{field.name: parameters[field.name]
                                for field in fields(TrainingConfig)
@@ -164,7 +165,7 @@ def _tell_duration(settings: dict, config) -> None:
 
 
 def _print_table(output: Path, copies: Path) -> None:
-    from connection_utils.training import read_run
+    from connection_utils.runs import read_run
 
     record = read_run(output)
     threshold = json.loads((output / "threshold.json").read_text())

@@ -1,13 +1,12 @@
 """Fine-tuning: one plain PyTorch loop that a newcomer can hold in the head."""
 
-import hashlib
-import json
 import math
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -16,9 +15,10 @@ from transformers import get_linear_schedule_with_warmup
 from connection_utils.bert import ConnectionBert
 from connection_utils.dataset import ConnectionDataset, connection_loader
 from connection_utils.evaluation import spearman
-from connection_utils.files import write_whole
 from connection_utils.losses import LOSSES
-from connection_utils.workspace import progress, runs_folder, shown
+from connection_utils.workspace import progress
+
+_TRAINING = threading.Lock()       # dropout draws from the process's one random state
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,16 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     loss: str = "cosine_mse"           # a name in LOSSES
     evaluations_per_epoch: int = 4     # dev Spearman; the best weights are kept
+    freeze_embeddings: bool = False    # the embedding tables stay as they are
+    frozen_layers: int = 0             # so many of the lowest layers, and the embeddings
+    train_share: float = 1.0           # of the training pairs, drawn by the seed
     seed: int = 12                     # order of the pairs, and dropout
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("evaluations_per_epoch", 1)):
+        for name, low in (("epochs", 1), ("batch_size", 1), ("evaluations_per_epoch", 1),
+                          ("frozen_layers", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {low} or more")
         if not 0 < self.learning_rate < 1:
@@ -46,15 +50,27 @@ class TrainingConfig:
                              "between 0 and 1, such as 5e-5")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio is {self.warmup_ratio}; expected 0 to 1")
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share is {self.train_share}; expected a number above 0, "
+                             "up to 1 (all pairs)")
 
 
 @dataclass
 class History:
-    """What happened in training: a record for each evaluation, and every step's loss."""
+    """What happened in training: a record for each evaluation, and every step's loss.
+
+    `steps` are those planned; fewer losses mean that the run was stopped. `seconds` are
+    those of the steps, evaluations left out. `dev_cosines` are those of the last
+    evaluation, (pairs,).
+    """
 
     config: TrainingConfig
+    steps: int = 0
     evaluations: list[dict[str, float]] = field(default_factory=list)
     step_losses: list[float] = field(default_factory=list)
+    pairs: int = 0
+    seconds: float = 0.0
+    dev_cosines: np.ndarray | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """A row an evaluation: step, epoch, loss (mean since the last one), dev_spearman,
@@ -68,7 +84,10 @@ class History:
 
 
 def build_optimizer(model: ConnectionBert, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101); biases and LayerNorm are not decayed, as BERT was trained."""
+    """AdamW (arXiv 1711.05101); biases and LayerNorm are not decayed, as BERT was trained.
+
+    Weights that are frozen (``requires_grad`` is False) are left out.
+    """
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     return torch.optim.AdamW(
@@ -84,59 +103,93 @@ def build_schedule(optimizer: torch.optim.Optimizer, steps: int, config: Trainin
         optimizer, math.ceil(config.warmup_ratio * steps), steps)
 
 
+def freeze(model: ConnectionBert, embeddings: bool, layers: int) -> None:
+    """Freeze the embeddings and the lowest `layers` layers; let all other weights train.
+
+    Layers stand on the embeddings, so freezing a layer freezes these, too. ValueError if
+    nothing would be left to train.
+    """
+    known = model.bert.encoder.layer
+    if layers >= len(known):
+        raise ValueError(f"frozen_layers is {layers}, and the model has {len(known)} layers: "
+                         f"nothing is left to train. Expected {len(known) - 1} or fewer.")
+    model.requires_grad_(True)
+    if embeddings or layers:
+        model.bert.embeddings.requires_grad_(False)
+    known[:layers].requires_grad_(False)
+
+
 def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
           config: TrainingConfig = TrainingConfig(),
-          on_evaluation: Callable[[dict[str, float]], None] | None = None) -> History:
+          on_evaluation: Callable[[dict[str, float]], None] | None = None,
+          on_step: Callable[[History], None] | None = None,
+          stop: threading.Event | None = None) -> History:
     """Fine-tune `model` in place; it ends with the weights of the best dev Spearman.
 
     `dev` is a table of pairs as `read_connections` makes it. `on_evaluation` gets each
-    record as it comes. On a CPU the same seed gives bit-equal weights. On CUDA the
-    forward pass runs in bfloat16 where the GPU has it. The model comes back in
-    evaluation mode. Raises FloatingPointError if the loss stops being a number, and
-    ConstantPredictionError if a dev evaluation finds all cosines alike.
+    record as it comes, `on_step` the history so far after each step. Setting `stop`, from
+    another thread or in one of these two, ends the training after the step at hand: it is
+    evaluated, and the best weights so far are kept. On a CPU the same seed gives
+    bit-equal weights. On CUDA the forward pass runs in bfloat16 where the GPU has it. The
+    model comes back in evaluation mode. Raises FloatingPointError if the loss stops being
+    a number, ConstantPredictionError if a dev evaluation finds all cosines alike, and
+    RuntimeError if another thread of this process is training.
     """
-    device = model.device
-    loader = connection_loader(train_set, config.batch_size, config.seed,
-                               pin_memory=device.type == "cuda")
-    steps = config.epochs * len(loader)
-    loss_function = LOSSES[config.loss]
-    optimizer = build_optimizer(model, config)
-    schedule = build_schedule(optimizer, steps, config)
-    evaluate_at = {round(steps * i / (config.epochs * config.evaluations_per_epoch))
-                   for i in range(1, config.epochs * config.evaluations_per_epoch + 1)}
-    history = History(config)
-    best_weights: dict[str, torch.Tensor] = {}
-    seconds, pairs = 0.0, 0
+    if not _TRAINING.acquire(blocking=False):
+        raise RuntimeError("another training is running in this process: wait until it has "
+                           "ended, or press Stop in its panel")
+    cuda = [model.device] if model.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(config.seed)
+            return _train(model, train_set.sample(config.train_share, config.seed), dev,
+                          config, on_evaluation, on_step, stop or threading.Event())
+    finally:
+        model.eval()
+        _TRAINING.release()
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        bar = progress(range(1, steps + 1), desc="training", unit="step")
-        batches = _all_batches(loader, config.epochs)
-        model.train()
+
+def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
+           config: TrainingConfig, on_evaluation: Callable | None, on_step: Callable | None,
+           stop: threading.Event) -> History:
+    loader = connection_loader(train_set, config.batch_size, config.seed,
+                               pin_memory=model.device.type == "cuda")
+    history = History(config, steps=config.epochs * len(loader))
+    freeze(model, config.freeze_embeddings, config.frozen_layers)
+    optimizer = build_optimizer(model, config)
+    schedule = build_schedule(optimizer, history.steps, config)
+    evaluations = config.epochs * config.evaluations_per_epoch
+    evaluate_at = {round(history.steps * i / evaluations) for i in range(1, evaluations + 1)}
+    best_weights: dict[str, torch.Tensor] = {}
+    batches = _all_batches(loader, config.epochs)
+    model.train()
+    bar = progress(range(1, history.steps + 1), desc="training", unit="step")
+    for step in bar:
         started = time.perf_counter()
-        for step in bar:
-            batch = next(batches)
-            loss = training_step(model, batch, loss_function, optimizer, schedule,
-                                 config.max_grad_norm)
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"step {step}: the loss is {loss}. The training has diverged: lower "
-                    f"learning_rate (it is {config.learning_rate:g}).")
-            history.step_losses.append(loss)
-            pairs += len(batch["score"])
-            if step in evaluate_at:
-                seconds += time.perf_counter() - started
-                record = _evaluate(model, dev, history, step, step / len(loader), seconds,
-                                   pairs)
-                if record is history.best:
-                    best_weights = {name: tensor.detach().clone()
-                                    for name, tensor in model.state_dict().items()}
-                bar.set_postfix(dev_spearman=f"{100 * record['dev_spearman']:.2f}")
-                if on_evaluation is not None:
-                    on_evaluation(record)
-                started = time.perf_counter()
+        batch = next(batches)
+        loss = training_step(model, batch, LOSSES[config.loss], optimizer, schedule,
+                             config.max_grad_norm)
+        history.seconds += time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"step {step}: the loss is {loss}. The training has diverged: lower "
+                f"learning_rate (it is {config.learning_rate:g}).")
+        history.step_losses.append(loss)
+        history.pairs += len(batch["score"])
+        if on_step is not None:
+            on_step(history)
+        stopping = stop.is_set()
+        if step in evaluate_at or stopping:
+            record = _evaluate(model, dev, history, step / len(loader))
+            if record is history.best:
+                best_weights = {name: tensor.detach().clone()
+                                for name, tensor in model.state_dict().items()}
+            bar.set_postfix(dev_spearman=f"{100 * record['dev_spearman']:.2f}")
+            if on_evaluation is not None:
+                on_evaluation(record)
+        if stopping:
+            break
     model.load_state_dict(best_weights)
-    model.eval()
     return history
 
 
@@ -159,56 +212,6 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
     return loss.item()
 
 
-def run_settings(model_dir: str | Path, data: str | Path, pooling: str, max_length: int,
-                 config: TrainingConfig) -> dict[str, object]:
-    """All that decides a run, as training.json records it."""
-    return {"base_model": shown(model_dir), "data": shown(data), "pooling": pooling,
-            "max_length": max_length, "config": asdict(config)}
-
-
-def run_folder(settings: dict) -> Path:
-    """Where the model of a run with these settings goes: other settings, other folder.
-
-    The name tells the main ones, and ends in six digits of a hash of them all.
-    """
-    c = settings["config"]
-    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
-    return runs_folder() / (
-        f"{Path(settings['base_model']).name}-{Path(settings['data']).stem}-"
-        f"{settings['pooling']}-{c['loss']}-lr{c['learning_rate']:g}-bs{c['batch_size']}"
-        f"-ep{c['epochs']}-seed{c['seed']}-{mark}")
-
-
-def save_run(folder: str | Path, model: ConnectionBert, history: History, settings: dict,
-             **facts: object) -> None:
-    """Save the model, and beside it ``training.json``: settings, `facts` and history."""
-    model.save(folder)
-    record = {**settings, **facts, "evaluations": history.evaluations}
-    with write_whole(Path(folder) / "training.json") as scratch:
-        scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def read_run(folder: str | Path, expected: dict | None = None) -> dict:
-    """What `save_run` wrote beside the model, checked against the settings `expected`.
-
-    FileNotFoundError if there is no such run, ValueError if it was trained otherwise;
-    both say how to make the right one.
-    """
-    path = Path(folder) / "training.json"
-    remedy = ("Run notebook 03 with the same parameters, or python -m "
-              "connection_utils.finetune (see --help).")
-    if not path.is_file():
-        raise FileNotFoundError(f"{shown(path)} not found: no model was trained with these "
-                                f"settings. {remedy}")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    other = [f"{name} is {record.get(name)!r}, expected {value!r}"
-             for name, value in (expected or {}).items() if record.get(name) != value]
-    if other:
-        raise ValueError(f"{shown(path)}: trained with other settings: {'; '.join(other)}. "
-                         f"{remedy}")
-    return record
-
-
 def _has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
@@ -219,14 +222,15 @@ def _all_batches(loader: torch.utils.data.DataLoader, epochs: int):
         yield from loader
 
 
-def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, step: int,
-              epoch: float, seconds: float, pairs: int) -> dict[str, float]:
+def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch: float
+              ) -> dict[str, float]:
     """Append a record to `history` and return it."""
-    cosines = model.similarity(dev["sentence1"], dev["sentence2"])
+    history.dev_cosines = model.similarity(dev["sentence1"], dev["sentence2"])
     since = history.evaluations[-1]["step"] if history.evaluations else 0
     losses = history.step_losses[since:]
-    record = {"step": step, "epoch": epoch, "loss": sum(losses) / len(losses),
-              "dev_spearman": spearman(dev["score"], cosines),
-              "seconds": seconds, "pairs_per_s": pairs / seconds}
+    record = {"step": len(history.step_losses), "epoch": epoch,
+              "loss": sum(losses) / len(losses),
+              "dev_spearman": spearman(dev["score"], history.dev_cosines),
+              "seconds": history.seconds, "pairs_per_s": history.pairs / history.seconds}
     history.evaluations.append(record)
     return record

@@ -1,6 +1,7 @@
 """Where things lie in the repository, and whether this run is being checked."""
 
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,8 +37,13 @@ def shown(path: str | Path) -> str:
 
 
 def progress(iterable: Iterable, **options) -> tqdm:
-    """A tqdm bar over `iterable`; silent while the run is being checked."""
-    return tqdm(iterable, disable=being_checked() or None, **options)
+    """A tqdm bar over `iterable`, for whoever watches.
+
+    Silent while the run is being checked, and in other threads than the main one: a panel
+    shows the progress of what it started in a place of its own.
+    """
+    unseen = being_checked() or threading.current_thread() is not threading.main_thread()
+    return tqdm(iterable, disable=unseen or None, **options)
 
 
 def prepare_notebook() -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,48 @@ def test_dataset_and_collate_can_be_pickled(dataset):
     assert list(again) == list(dataset)
     collate = pickle.loads(pickle.dumps(partial(collate_connections, pad_token_id=0)))
     assert collate([again[0]])["input_ids"].shape == (2, 8)
+
+
+# ConnectionDataset.sample
+
+@pytest.mark.parametrize(("share", "size"), [(1, 53), (1.0, 53), (0.5, 26), (0.1, 5),
+                                             (0.02, 1), (1e-9, 1)])
+def test_a_sample_has_the_share_asked_for_and_at_least_one_pair(many, share, size):
+    assert len(many.sample(share, seed=3)) == size
+
+
+def test_a_sample_holds_pairs_of_the_whole_unchanged_and_in_their_order(many):
+    whole, part = list(many), list(many.sample(0.4, seed=3))
+    rows = [whole.index(item) for item in part]                # the scores are all different
+    assert rows == sorted(set(rows)) and len(rows) == 21
+    assert rows != list(range(21))                             # drawn, not the first ones
+
+
+def test_the_seed_decides_which_pairs_are_drawn(many):
+    draw = {seed: list(many.sample(0.4, seed)) for seed in (3, 4)}
+    np.random.rand()                                           # plays no part
+    assert list(many.sample(0.4, 3)) == draw[3] != draw[4]
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one(many):
+    shares = [0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.99, 1.0]
+    drawn = [set(many.sample(share, seed=3).score) for share in shares]
+    for smaller, larger in pairwise(drawn):
+        assert smaller <= larger
+
+
+def test_the_whole_share_is_the_dataset_itself_and_a_sample_leaves_it_alone(many):
+    before = list(many)
+    many.sample(0.1, seed=3).score[0] = 7.0
+    assert list(many) == before
+    assert list(many.sample(1.0, seed=3)) == before
+
+
+def test_a_sample_goes_through_the_loader(many):
+    part = many.sample(0.4, seed=3)
+    assert part.lengths == [max(len(i["sentence1"]), len(i["sentence2"])) for i in part]
+    scores = torch.cat([batch["score"] for batch in connection_loader(part, batch_size=8)])
+    assert sorted(scores.tolist()) == pytest.approx(sorted(part.score))
 
 
 # collate_connections

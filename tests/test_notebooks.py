@@ -7,6 +7,8 @@ import sys
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from connection_utils.workspace import ROOT
 
@@ -126,6 +128,39 @@ def test_links_lead_somewhere(path):
         for target in re.findall(r"\]\(([^)#:]+)\)", cell.source) \
                 if cell.cell_type == "markdown" else []:
             assert (path.parent / target).exists(), target
+
+
+def executed(notebook, folder):
+    """A copy, run as JupyterLab, VS Code or papermill might: in any working directory."""
+    return NotebookClient(notebook, timeout=600, kernel_name="python3",
+                          resources={"metadata": {"path": str(folder)}}).execute()
+
+
+def test_runs_whatever_the_kernels_working_directory(tmp_path):
+    """VS Code starts kernels elsewhere than JupyterLab does."""
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    before = [cell.get("outputs") for cell in notebook.cells]
+    after = [cell.get("outputs") for cell in executed(notebook, tmp_path).cells]
+    for one, other in zip(before, after):
+        assert [o.get("text") for o in one or []] == [o.get("text") for o in other or []]
+
+
+def test_04_without_its_model_says_which_notebook_makes_it(tmp_path):
+    notebook = nbformat.read(NOTEBOOKS[3], as_version=4)
+    for cell in notebook.cells:
+        cell.source = re.sub(r"^seed = 12", "seed = 4321", cell.source, flags=re.MULTILINE)
+    with pytest.raises(CellExecutionError, match="Run notebook 03 with the same parameters"):
+        executed(notebook, tmp_path)
+
+
+def test_a_panel_shows_a_picture_and_a_table_where_nobody_watches():
+    """Its static twin; a widget without a kernel would be an error message."""
+    panels = [cell for path in NOTEBOOKS for cell in code_cells(path)
+              if cell.source.splitlines()[-1] == "panel"]
+    assert len(panels) >= 2
+    for cell in panels:
+        kinds = [set(output.data) for output in cell.outputs]
+        assert kinds == [{"image/png", "text/plain"}, {"text/html", "text/plain"}]
 
 
 @pytest.mark.parametrize("changed", ["text", "frame"])

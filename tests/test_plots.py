@@ -1,14 +1,18 @@
 """The figures draw the numbers they are given."""
 
 import base64
+import threading
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from connection_utils import plots
+from connection_utils.evaluation import spearman
+from connection_utils.training import History, TrainingConfig
 from connection_utils.workspace import ROOT
 
 
@@ -64,6 +68,149 @@ def test_show_displays_the_picture_with_its_alt_text_and_closes_it(monkeypatch):
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"] == options["metadata"]["image/png"]["alt"] == "what it shows"
     assert not plt.get_fignums()
+
+
+# png_of, draw_run
+
+SCORES = pd.Series(np.tile([0.1, 0.3, 0.5, 0.7, 0.9], 20))
+
+
+def cosines_around(shift: float, noise: float, seed: int = 1) -> np.ndarray:
+    """Cosines that follow `SCORES` with some noise, moved by `shift`."""
+    chance = np.random.default_rng(seed)
+    return 0.4 * SCORES.to_numpy() + shift + chance.normal(0, noise, len(SCORES))
+
+
+def run_of(done: int, evaluated: list[int]) -> History:
+    """A run of 100 planned steps, of which `done` are over."""
+    return History(
+        TrainingConfig(), steps=100, step_losses=[1 / step for step in range(1, done + 1)],
+        evaluations=[{"step": step, "dev_spearman": step / 100} for step in evaluated],
+        dev_cosines=cosines_around(0.4, 0.02) if evaluated else None)
+
+
+def test_a_picture_needs_no_pyplot_and_any_thread_may_ask(monkeypatch):
+    """Pyplot's figures belong to the main thread, and an open one would be shown twice."""
+    def refuse(*_, **__):
+        raise AssertionError("pyplot was asked")
+
+    for name in ("figure", "subplots", "gcf", "gca", "switch_backend", "new_figure_manager"):
+        monkeypatch.setattr(plt, name, refuse)
+    pictures = []
+
+    def work():
+        figure = Figure(figsize=(8.4, 2.6), dpi=100)
+        plots.draw_run(figure, run_of(40, [25]), SCORES, cosines_around(0, 0.2))
+        pictures.append(plots.png_of(figure))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join(60)
+    picture, = pictures
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert int.from_bytes(picture[16:20]) == 840 and int.from_bytes(picture[20:24]) == 260
+    assert not plt.get_fignums()
+    work()
+    assert pictures == [picture, picture]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_without_a_step_draws_three_named_empty_panels():
+    figure = Figure()
+    plots.draw_run(figure, History(TrainingConfig()), SCORES)
+    loss, quality, spread = figure.axes
+    assert [ax.get_title("left") or ax.get_title() for ax in figure.axes] == [
+        "training loss", "dev Spearman × 100", "dev cosines by human score"]
+    assert not any(len(line.get_xdata()) for line in (*loss.lines, *quality.lines))
+    assert not spread.lines and plots.png_of(figure)
+
+
+def test_a_run_without_an_evaluation_draws_its_losses_and_where_it_started():
+    figure, before = Figure(), cosines_around(-0.1, 0.2)
+    plots.draw_run(figure, run_of(40, []), SCORES, before)
+    loss, quality, spread = figure.axes
+    each, mean = loss.lines
+    assert list(each.get_xdata()) == list(range(1, 41))
+    assert list(each.get_ydata()) == [1 / step for step in range(1, 41)]
+    assert mean.get_ydata()[-1] == pytest.approx(np.mean([1 / step for step in range(16, 41)]))
+    assert mean.get_ydata()[:2] == pytest.approx([1, 0.75])
+    start = 100 * spearman(SCORES, before)
+    dashed, reached = quality.lines
+    assert list(dashed.get_ydata()) == [start, start]
+    assert (list(reached.get_xdata()), list(reached.get_ydata())) == ([0], [start])
+    assert loss.get_xlim() == quality.get_xlim() == (0, 100)   # the steps that are planned
+    assert len(spread.lines) == 5                              # those before training
+
+
+def test_a_run_with_evaluations_draws_them_and_the_last_ones_cosines():
+    for before in (cosines_around(-0.3, 0.2), None):
+        figure = Figure()
+        plots.draw_run(figure, run_of(60, [25, 50]), SCORES, before)
+        _, quality, spread = figure.axes
+        reached = quality.lines[-1]
+        start = {} if before is None else {0: 100 * spearman(SCORES, before)}
+        assert dict(zip(reached.get_xdata(), reached.get_ydata())) == {**start, 25: 25, 50: 50}
+        assert len(quality.lines) == (1 if before is None else 2)
+        peaks = [line.get_xdata()[line.get_ydata().argmax()] for line in spread.lines]
+        assert peaks == pytest.approx([0.44, 0.52, 0.60, 0.68, 0.76], abs=0.03)
+        assert [text.get_text() for text in spread.get_legend().texts] == list(
+            plots.band_of(SCORES).categories)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_collapsed_runs_cosines_are_drawn_without_a_warning():
+    """A warning would stand on stderr, under the panel, in a thread's name."""
+    history = run_of(60, [25])
+    history.dev_cosines = np.full(len(SCORES), 0.99, np.float32)
+    figure = Figure()
+    plots.draw_run(figure, history, SCORES, cosines_around(0, 0.2))
+    assert plots.png_of(figure) and not figure.axes[2].lines
+
+
+# html_table
+
+def test_a_table_in_a_widget_is_escaped_and_leaves_out_what_is_not_known():
+    html = plots.html_table(pd.DataFrame({"a": ["<b>bold"], "b": [float("nan")]}), index=False)
+    assert "<td>&lt;b&gt;bold</td>" in html and "<td></td>" in html and "<th>0</th>" not in html
+
+
+# draw_threshold
+
+def test_the_threshold_is_a_line_and_what_it_gets_wrong_is_shaded():
+    chance = np.random.default_rng(1)
+    connected = np.repeat([True, False], [100, 300])
+    cosines = np.concatenate([chance.normal(0.7, 0.1, 100), chance.normal(0.2, 0.1, 300)])
+    for threshold in (0.25, 0.45, 0.65):
+        _, ax = plt.subplots()
+        plots.draw_threshold(ax, connected, cosines, threshold)
+        lines = {line.get_label(): line for line in ax.lines}
+        assert list(ax.lines[-1].get_xdata()) == [threshold, threshold]
+        areas = {name: np.trapezoid(lines[name].get_ydata(), lines[name].get_xdata())
+                 for name in ("connected", "not connected")}
+        assert areas == pytest.approx({"connected": 0.25, "not connected": 0.75}, abs=0.01)
+        others, ours = ax.collections                          # the shaded areas
+        edges = {shade: np.concatenate([path.vertices[:, 0] for path in shade.get_paths()])
+                 for shade in (others, ours)}
+        grid = 1.3 / 399
+        assert edges[ours].max() == pytest.approx(threshold, abs=grid)
+        assert edges[ours].min() == pytest.approx(-0.3) and edges[others].max() == 1
+        assert edges[others].min() == pytest.approx(threshold, abs=grid)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("threshold", [-0.3, 1.0])
+def test_a_threshold_at_either_end_is_drawn(threshold):
+    _, ax = plt.subplots()
+    plots.draw_threshold(ax, SCORES > 0.5, cosines_around(0, 0.1), threshold)
+    assert list(ax.lines[-1].get_xdata()) == [threshold, threshold]
+    assert plots.png_of(ax.figure)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_threshold_is_drawn_even_where_all_pairs_are_of_a_kind():
+    _, ax = plt.subplots()
+    plots.draw_threshold(ax, np.full(len(SCORES), True), cosines_around(0, 0.1), 0.3)
+    assert ax.lines[0].get_label() == "connected" and len(ax.lines) == 2
 
 
 def test_the_readme_shows_the_figure_of_notebook_04():

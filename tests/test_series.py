@@ -138,6 +138,17 @@ def test_the_model_it_leaves_is_one_more_local_folder(first_run):
     assert 0 < json.loads((folder / "threshold.json").read_text())["threshold"] < 1
 
 
+@pytest.mark.parametrize("checking", [True, False])
+def test_executed_copies_keep_their_widgets_and_committed_notebooks_do_not(tmp_path, checking):
+    """Without its state a widget opens as an error message."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
+        "import ipywidgets\nipywidgets.IntSlider(7)")])
+    series.execute(notebook, "slider", tmp_path / "copy.ipynb", checking=checking)
+    kept = nbformat.read(tmp_path / "copy.ipynb", as_version=4).metadata.get("widgets", {})
+    states = [model["state"] for each in kept.values() for model in each["state"].values()]
+    assert any(state.get("value") == 7 for state in states) is not checking
+
+
 def test_a_second_run_redoes_nothing(first_run, watched, my_pairs):
     again = start(["connection_utils.series", "run", "--data", str(my_pairs), "--epochs", "1"],
                   watched[0])

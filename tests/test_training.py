@@ -2,36 +2,42 @@
 
 import dataclasses
 import math
+import threading
 
 import pytest
 import torch
+from transformers import BertModel
 
 from connection_utils import training
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import spearman
-from connection_utils.losses import cosine_mse
+from connection_utils.losses import cosent, cosine_mse
 from connection_utils.reading import read_splits
+from connection_utils.runs import read_run, run_folder, run_settings, save_run
 from connection_utils.training import (
     TrainingConfig,
     build_optimizer,
     build_schedule,
-    read_run,
-    run_folder,
-    run_settings,
-    save_run,
+    freeze,
     train,
 )
 from connection_utils.workspace import ROOT, runs_folder
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2)
+SHORT = TrainingConfig(epochs=2, batch_size=4, evaluations_per_epoch=1)   # of `few`: 6 steps
 
 
 @pytest.fixture(scope="module")
 def splits():
     return {name: pairs.sample(96, random_state=1).reset_index(drop=True)
             for name, pairs in read_splits(ROOT / DEFAULT_DATA).items()}
+
+
+@pytest.fixture(scope="module")
+def few(splits):
+    return {name: pairs.head(12) for name, pairs in splits.items()}
 
 
 def fresh():
@@ -52,11 +58,37 @@ def run(splits):
     return trained(splits, CONFIG)
 
 
+@pytest.fixture(scope="module")
+def short_run(few):
+    return trained(few, SHORT)
+
+
+def changed(one, other):
+    """The names of the weights in which two models differ in any bit."""
+    return {name for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(),
+                                         strict=True) if not torch.equal(a, b)}
+
+
+def in_a_thread(work):
+    """What `work()` returns or raises when another thread calls it."""
+    result = []
+
+    def call():
+        try:
+            result.append(work())
+        except Exception as error:
+            result.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(60)
+    return result[0]
+
+
 def test_the_same_seed_gives_bit_equal_weights(splits, run):
     torch.rand(7)                               # whatever was drawn before plays no part
     again, history = trained(splits, CONFIG)
-    for (name, one), other in zip(run[0].state_dict().items(), again.state_dict().values()):
-        assert torch.equal(one, other), name
+    assert not changed(run[0], again)
     assert history.step_losses == run[1].step_losses
 
 
@@ -117,6 +149,215 @@ def test_a_diverged_loss_is_told_with_step_and_advice(splits):
         train(model, broken, splits["dev"], CONFIG)
 
 
+# stop and on_step
+
+def test_on_step_gets_the_history_so_far_after_each_step(few):
+    model, seen = fresh(), []
+    config = dataclasses.replace(SHORT, epochs=1)
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], config,
+                    on_step=lambda h: seen.append(
+                        (len(h.step_losses), h.pairs, len(h.evaluations), h.seconds)))
+    assert [each[:3] for each in seen] == [(1, 4, 0), (2, 8, 0), (3, 12, 0)]
+    assert 0 < seen[0][3] < seen[1][3] < seen[2][3] == history.seconds
+    assert history.steps == 3 and len(history.dev_cosines) == len(few["dev"])
+
+
+def test_stop_ends_the_run_after_that_step_and_keeps_the_best_weights(few, monkeypatch):
+    """Stopped at step 4 of 6, where no evaluation was due; that of step 3 is told as best."""
+    model, stop, weights = fresh(), threading.Event(), []
+    told = iter([0.9, 0.2])
+    monkeypatch.setattr(training, "spearman", lambda scores, cosines: next(told))
+
+    def at_step(history):
+        if len(history.step_losses) == 4:
+            stop.set()
+
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], SHORT,
+                    lambda record: weights.append(
+                        model.bert.embeddings.word_embeddings.weight.detach().clone()),
+                    at_step, stop)
+    assert len(history.step_losses) == 4 < history.steps == 6
+    assert [record["step"] for record in history.evaluations] == [3, 4]
+    assert [record["epoch"] for record in history.evaluations] == [1, pytest.approx(4 / 3)]
+    kept = model.bert.embeddings.word_embeddings.weight
+    assert [torch.equal(kept, each) for each in weights] == [True, False]
+    assert not model.training
+
+
+def test_a_stop_before_any_evaluation_evaluates_the_step_and_keeps_it(few):
+    model, stop = fresh(), threading.Event()
+    stop.set()
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], SHORT,
+                    stop=stop)
+    assert len(history.step_losses) == 1 and history.best["step"] == 1
+    cosines = model.similarity(few["dev"]["sentence1"], few["dev"]["sentence2"])
+    assert history.dev_cosines == pytest.approx(cosines, abs=1e-6)
+
+
+def test_a_stop_in_an_evaluation_ends_the_run_after_one_more_step(few):
+    model, stop = fresh(), threading.Event()
+    config = dataclasses.replace(SHORT, evaluations_per_epoch=3)
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], config,
+                    on_evaluation=lambda record: stop.set(), stop=stop)
+    assert [record["step"] for record in history.evaluations] == [1, 2]   # each but once
+
+
+def test_a_stop_from_another_thread_ends_the_run_within_a_step(few):
+    model, stop, first_step = fresh(), threading.Event(), threading.Event()
+    losses, done = [], []
+
+    def press():
+        first_step.wait(60)
+        stop.set()
+        done.append(len(losses))
+
+    def at_step(history):
+        losses.append(history.step_losses[-1])
+        first_step.set()
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], SHORT,
+                    on_step=at_step, stop=stop)
+    presser.join(60)
+    assert 1 <= len(history.step_losses) <= done[0] + 1 < history.steps
+    assert history.evaluations[-1]["step"] == len(history.step_losses) and not model.training
+
+
+# one training at a time, in any thread
+
+def test_training_in_another_thread_gives_bit_equal_weights(few, short_run):
+    model, history = in_a_thread(lambda: trained(few, SHORT))
+    assert not changed(short_run[0], model)
+    assert history.step_losses == short_run[1].step_losses
+
+
+def test_a_second_training_is_refused_and_the_first_does_not_notice(few, short_run):
+    """Even where it is given the very model: its dropout must stay on."""
+    model, told = fresh(), []
+    train_set = ConnectionDataset(few["train"], model.tokenizer)
+
+    def at_step(history):
+        told.append(in_a_thread(lambda: train(model, train_set, few["dev"], SHORT)))
+        assert model.training
+
+    history = train(model, train_set, few["dev"], SHORT, on_step=at_step)
+    assert {type(error) for error in told} == {RuntimeError}
+    assert str(told[0]) == ("another training is running in this process: wait until it has "
+                            "ended, or press Stop in its panel")
+    assert not changed(short_run[0], model)
+    assert history.step_losses == short_run[1].step_losses
+
+
+def test_loading_a_model_meanwhile_does_not_disturb_the_training(few, short_run, monkeypatch):
+    """As a cell may while a panel trains: the loading begins at step 1 and ends at step 3."""
+    model, inside, go_on = fresh(), threading.Event(), threading.Event()
+
+    load = BertModel.from_pretrained
+
+    def slowly(*given, **named):
+        made = load(*given, **named)
+        inside.set()
+        go_on.wait(60)
+        return made
+
+    monkeypatch.setattr(BertModel, "from_pretrained", slowly)
+    loading = threading.Thread(target=fresh)
+
+    def at_step(history):
+        if len(history.step_losses) == 1:
+            loading.start()
+            assert inside.wait(60)
+        if len(history.step_losses) == 3:
+            go_on.set()
+            loading.join(60)
+
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], SHORT,
+                    on_step=at_step)
+    assert history.step_losses == short_run[1].step_losses
+    assert not changed(short_run[0], model)
+
+
+def test_after_an_error_the_next_training_runs_as_if_nothing_had_been(few, short_run):
+    broken = fresh()
+    train_set = ConnectionDataset(few["train"], broken.tokenizer)
+    train_set.score = [math.nan] * len(train_set)
+    with pytest.raises(FloatingPointError, match="step 1: the loss is nan"):
+        train(broken, train_set, few["dev"], SHORT)
+    assert not broken.training
+
+    def pull_the_plug(history):
+        raise OSError("pulled")
+
+    model = fresh()
+    with pytest.raises(OSError, match="pulled"):
+        train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], SHORT,
+              on_step=pull_the_plug)
+    assert not model.training
+    assert not changed(short_run[0], trained(few, SHORT)[0])
+
+
+# freeze and train_share
+
+@pytest.mark.parametrize(("settings", "frozen"), [
+    ({"freeze_embeddings": True}, ("bert.embeddings.",)),
+    ({"frozen_layers": 2}, ("bert.embeddings.", "bert.encoder.layer.0.",
+                            "bert.encoder.layer.1."))], ids=str)
+def test_what_is_frozen_keeps_every_bit_and_all_else_learns(few, settings, frozen):
+    config = dataclasses.replace(SHORT, epochs=1, learning_rate=1e-3, **settings)
+    start, (model, _) = fresh(), trained(few, config)
+    names = set(start.state_dict())
+    kept = {name for name in names if name.startswith(frozen)}
+    assert changed(start, model) == names - kept and kept
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == kept
+
+
+def test_a_later_training_with_nothing_frozen_trains_all_again(few):
+    model, start = fresh(), fresh()
+    train_set = ConnectionDataset(few["train"], model.tokenizer)
+    config = dataclasses.replace(SHORT, epochs=1, learning_rate=1e-3, frozen_layers=5)
+    train(model, train_set, few["dev"], config)
+    assert len(changed(start, model)) == 16                # the sixth layer's
+    train(model, train_set, few["dev"], dataclasses.replace(config, frozen_layers=0))
+    assert changed(start, model) == set(start.state_dict())
+
+
+def test_frozen_weights_are_not_in_the_optimizer():
+    model = fresh()
+    freeze(model, embeddings=False, layers=4)
+    decayed, others = build_optimizer(model, CONFIG).param_groups
+    given = {id(p) for p in decayed["params"] + others["params"]}
+    assert given == {id(p) for p in model.bert.encoder.layer[4:].parameters()}
+    assert {p.ndim for p in decayed["params"]} == {2}
+    assert {p.ndim for p in others["params"]} == {1}
+
+
+def test_freezing_all_layers_is_refused_before_anything_happens(few):
+    model = fresh()
+    train_set = ConnectionDataset(few["train"], model.tokenizer)
+    with pytest.raises(ValueError, match="frozen_layers is 6, and the model has 6 layers: "
+                                         "nothing is left to train. Expected 5 or fewer."):
+        train(model, train_set, few["dev"], dataclasses.replace(SHORT, frozen_layers=6))
+    assert not changed(fresh(), model) and not model.training
+    freeze(model, embeddings=True, layers=5)               # one layer is enough
+    assert {p.requires_grad for p in model.bert.encoder.layer[5].parameters()} == {True}
+
+
+def test_a_share_of_the_pairs_is_what_is_trained_on(few):
+    config = dataclasses.replace(SHORT, train_share=0.5)
+    one, history = trained(few, config)
+    assert history.pairs == 2 * 6 and history.steps == len(history.step_losses) == 4
+    other, again = trained(few, config)
+    assert not changed(one, other) and again.step_losses == history.step_losses
+    drawn = ConnectionDataset(few["train"], one.tokenizer).sample(0.5, config.seed)
+    history = train(fresh(), drawn, few["dev"], SHORT)
+    assert history.pairs == 2 * 6 and again.step_losses == history.step_losses
+
+
+def test_without_a_share_all_pairs_are_seen_in_each_epoch(short_run):
+    assert short_run[1].pairs == 2 * 12
+
+
 def test_schedule_climbs_for_the_warm_up_and_falls_to_zero():
     model = fresh()
     optimizer = build_optimizer(model, CONFIG)
@@ -156,9 +397,66 @@ def test_cosine_mse_equals_sentence_transformers():
     torch.testing.assert_close(cosine_mse(u, v, score), expected, atol=1e-5, rtol=0)
 
 
+def test_cosent_is_its_definition():
+    u, v = torch.randn(6, 8), torch.randn(6, 8)
+    score = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.0, 1.0])
+    cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(u, v)]
+    total = 1.0
+    for i in range(6):
+        for j in range(6):
+            if score[i] < score[j]:
+                total += math.exp(20 * (cosines[i] - cosines[j]))
+    assert cosent(u, v, score).item() == pytest.approx(math.log(total), rel=1e-5)
+
+
+def test_cosent_equals_sentence_transformers():
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+
+    u, v = torch.randn(9, 8), torch.randn(9, 8)
+    score = torch.tensor([0.0, 0.2, 0.2, 0.9, 0.5, 1.0, 0.5, 0.5, 0.1])
+    theirs = CoSENTLoss(SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu"))
+    expected = theirs.compute_loss_from_embeddings([u, v], score)
+    torch.testing.assert_close(cosent(u, v, score), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("score", [[0.7], [0.4, 0.4, 0.4]], ids=str)
+def test_cosent_of_one_pair_or_of_equal_scores_is_zero_and_teaches_nothing(score):
+    """An epoch's last batch may be a single pair."""
+    u, v = torch.randn(len(score), 8, requires_grad=True), torch.randn(len(score), 8)
+    loss = cosent(u, v, torch.tensor(score))
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(u.grad, torch.zeros_like(u))
+
+
+def test_cosent_does_not_compare_pairs_with_equal_scores():
+    """u and v are chosen so that the cosines are 0.6, 0.8 and 0.0; the first two are equal."""
+    u = torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
+    v = torch.tensor([[1.0, 0.0]] * 3)
+    expected = math.log(1 + math.exp(20 * 0.6) + math.exp(20 * 0.8))
+    loss = cosent(u, v, torch.tensor([0.2, 0.2, 0.9]))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cosent_is_small_where_the_order_is_right_and_large_where_it_is_wrong():
+    u = torch.tensor([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
+    v = torch.tensor([[1.0, 0.0]] * 3)                     # cosines 0, 0.6, 1
+    score = torch.tensor([0.1, 0.5, 0.6])
+    assert cosent(u, v, score) < 0.01 and cosent(u, v, score.flip(0)) > 20 - 0.01
+
+
+def test_training_with_cosent_lowers_the_loss(few):
+    config = TrainingConfig(epochs=6, batch_size=12, loss="cosent", learning_rate=1e-4,
+                            evaluations_per_epoch=1)       # each batch holds all pairs
+    losses = trained(few, config)[1].step_losses
+    assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
+
+
 @pytest.mark.parametrize(("name", "value"), [
     ("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("learning_rate", 5.0),
-    ("loss", "hinge"), ("warmup_ratio", 2.0), ("evaluations_per_epoch", 0)])
+    ("loss", "hinge"), ("warmup_ratio", 2.0), ("evaluations_per_epoch", 0),
+    ("frozen_layers", -1), ("train_share", 0.0), ("train_share", -0.5), ("train_share", 1.5),
+    ("train_share", math.nan)])
 def test_a_setting_that_cannot_work_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         TrainingConfig(**{name: value})
@@ -174,12 +472,12 @@ def test_every_setting_leads_to_a_folder_of_its_own():
     settings += [run_settings(**{**start, name: value}) for name, value in other.items()]
     for field in dataclasses.fields(TrainingConfig):
         value = getattr(CONFIG, field.name)
-        if field.name != "loss":           # there is one so far
-            changed = dataclasses.replace(CONFIG, **{field.name: value / 2 if isinstance(
-                value, float) else value + 1})
-            settings.append(run_settings(**{**start, "config": changed}))
+        changed = ("cosent" if field.name == "loss" else not value if field.type is bool
+                   else value / 2 if field.type is float else value + 1)
+        config = dataclasses.replace(CONFIG, **{field.name: changed})
+        settings.append(run_settings(**{**start, "config": config}))
     folders = [run_folder(each) for each in settings]
-    assert len(set(folders)) == len(folders) == 13
+    assert len(set(folders)) == len(folders) == 5 + len(dataclasses.fields(TrainingConfig))
     assert folders[0].parent == runs_folder()
     assert folders[0].name.startswith("a-stsb-mean-cosine_mse-lr5e-05-bs8-ep2-seed12-")
 

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,17 +26,36 @@ def test_paths_are_shown_from_the_repository(tmp_path, monkeypatch):
     assert shown(tmp_path) == str(tmp_path)
 
 
-def test_bars_are_for_people_and_silent_in_a_check(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
+
+def test_bars_are_for_people_and_silent_in_a_check(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert list(progress(range(3))) == [0, 1, 2]
     assert sys.stderr.getvalue() == ""
     monkeypatch.delenv("CONNECTION_CHECK")
     assert list(progress(range(3))) == [0, 1, 2]
     assert "3/3" in sys.stderr.getvalue()
+
+
+def test_bars_are_silent_in_another_thread_even_where_a_person_watches(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.delenv("CONNECTION_CHECK")
+    seen = []
+
+    def work():
+        bar = progress(range(3))
+        seen.extend(bar)
+        bar.set_postfix(done="yes")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join(60)
+    assert seen == [0, 1, 2] and sys.stderr.getvalue() == ""
+    assert list(progress(range(4))) == [0, 1, 2, 3]            # and here it still shows
+    assert "4/4" in sys.stderr.getvalue()
 
 
 def test_every_notebook_takes_model_and_data_by_name():

@@ -1,0 +1,61 @@
+"""What a training leaves on disk: a folder a run, with its settings beside the model."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from connection_utils.bert import ConnectionBert
+from connection_utils.files import write_whole
+from connection_utils.training import History, TrainingConfig
+from connection_utils.workspace import runs_folder, shown
+
+
+def run_settings(model_dir: str | Path, data: str | Path, pooling: str, max_length: int,
+                 config: TrainingConfig) -> dict[str, object]:
+    """All that decides a run, as training.json records it."""
+    return {"base_model": shown(model_dir), "data": shown(data), "pooling": pooling,
+            "max_length": max_length, "config": asdict(config)}
+
+
+def run_folder(settings: dict) -> Path:
+    """Where the model of a run with these settings goes: other settings, other folder.
+
+    The name tells the main ones, and ends in six digits of a hash of them all.
+    """
+    c = settings["config"]
+    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    return runs_folder() / (
+        f"{Path(settings['base_model']).name}-{Path(settings['data']).stem}-"
+        f"{settings['pooling']}-{c['loss']}-lr{c['learning_rate']:g}-bs{c['batch_size']}"
+        f"-ep{c['epochs']}-seed{c['seed']}-{mark}")
+
+
+def save_run(folder: str | Path, model: ConnectionBert, history: History, settings: dict,
+             **facts: object) -> None:
+    """Save the model, and beside it ``training.json``: settings, `facts` and history."""
+    model.save(folder)
+    record = {**settings, **facts, "evaluations": history.evaluations}
+    with write_whole(Path(folder) / "training.json") as scratch:
+        scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_run(folder: str | Path, expected: dict | None = None) -> dict:
+    """What `save_run` wrote beside the model, checked against the settings `expected`.
+
+    FileNotFoundError if there is no such run, ValueError if it was trained otherwise;
+    both say how to make the right one.
+    """
+    path = Path(folder) / "training.json"
+    remedy = ("Run notebook 03 with the same parameters, or python -m "
+              "connection_utils.finetune (see --help).")
+    if not path.is_file():
+        raise FileNotFoundError(f"{shown(path)} not found: no model was trained with these "
+                                f"settings. {remedy}")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    other = [f"{name} is {record.get(name)!r}, expected {value!r}"
+             for name, value in (expected or {}).items() if record.get(name) != value]
+    if other:
+        raise ValueError(f"{shown(path)}: trained with other settings: {'; '.join(other)}. "
+                         f"{remedy}")
+    return record
