@@ -36,6 +36,7 @@ _HOME = {
     "check_collapse": "evaluation",
     "cosine_mse": "losses",
     "cosent": "losses",
+    "multiple_negatives_ranking": "losses",
     "LOSSES": "losses",
     "TrainingConfig": "training",
     "History": "training",

@@ -24,7 +24,7 @@ from connection_utils.evaluation import (
 from connection_utils.losses import LOSSES
 from connection_utils.reading import read_splits
 from connection_utils.runs import run_folder, run_settings, save_run
-from connection_utils.training import TrainingConfig, train
+from connection_utils.training import RECIPES, TrainingConfig, train
 from connection_utils.workspace import shown
 
 HELP = {
@@ -43,10 +43,13 @@ HELP = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line's options; those of `TrainingConfig` come from its fields."""
+def parser(recipe: TrainingConfig = RECIPES["post"]) -> argparse.ArgumentParser:
+    """The command line's options; those of `TrainingConfig` come from its fields.
+
+    Their defaults are those of `recipe`.
+    """
     options = argparse.ArgumentParser(
-        prog="python -m connection_utils.finetune", description=__doc__,
+        prog="python -m connection_utils.finetune", description=__doc__, parents=[_recipe()],
         formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", default=DEFAULT_MODEL, metavar="FOLDER",
                          help="local model folder to start from (default: %(default)s)")
@@ -65,14 +68,25 @@ def parser() -> argparse.ArgumentParser:
         kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {
             "type": setting.type, "choices": LOSSES if setting.name == "loss" else None}
         options.add_argument(
-            "--" + setting.name.replace("_", "-"), default=setting.default, **kind,
+            "--" + setting.name.replace("_", "-"), default=getattr(recipe, setting.name),
+            **kind,
             help=HELP[setting.name] + " (default: %(default)s)")
     return options
 
 
+def _recipe() -> argparse.ArgumentParser:
+    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    option.add_argument("--recipe", choices=RECIPES, default="post",
+                        help="where the training options below start: post is the original "
+                             "post's and Sentence-BERT's, fast is CoSENT for one epoch with "
+                             "frozen embeddings (default: %(default)s)")
+    return option
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the whole job; see ``--help``."""
-    options = parser().parse_args(arguments)
+    recipe = _recipe().parse_known_args(arguments)[0].recipe
+    options = parser(RECIPES[recipe]).parse_args(arguments)
     try:
         config = TrainingConfig(**{f.name: getattr(options, f.name)
                                    for f in fields(TrainingConfig)})

@@ -30,6 +30,25 @@ def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
     return torch.logsumexp(torch.cat([wrong_order.new_zeros(1), wrong_order]), dim=0)
 
 
+def multiple_negatives_ranking(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
+                               scale: float = 20.0, positive_from: float = 0.8
+                               ) -> torch.Tensor:
+    """Each u shall be nearer to its own v than to those of the batch's other pairs.
+
+    Mean cross entropy of softmax_j(scale * cos(u_i, v_j)) against j = i, u, v: (batch,
+    hidden). It learns from connected pairs only: those with a `score`, (batch,), of
+    `positive_from` or more; a batch with none of them teaches nothing. Source: Henderson
+    et al. 2017, arXiv 1705.00652, section 4.4, with cosines as in sentence-transformers.
+    """
+    positive = score >= positive_from
+    if not positive.any():
+        return 0.0 * u.sum()
+    cosines = F.normalize(u[positive]) @ F.normalize(v[positive]).T    # (positive, positive)
+    return F.cross_entropy(scale * cosines, torch.arange(len(cosines), device=u.device))
+
+
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "cosine_mse": cosine_mse, "cosent": cosent,
+    "cosine_mse": cosine_mse,
+    "cosent": cosent,
+    "multiple_negatives_ranking": multiple_negatives_ranking,
 }

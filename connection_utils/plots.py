@@ -35,10 +35,10 @@ def use_style() -> None:
     })
 
 
-def png_of(figure: Figure) -> bytes:
+def png_of(figure: Figure, dpi: int | None = None) -> bytes:
     """The picture as a PNG file's content; needs no pyplot, so any thread may ask."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png", dpi=dpi or figure.dpi)
     return picture.getvalue()
 
 
@@ -55,7 +55,7 @@ def show(figure: Figure, alt: str) -> None:
     """
     from IPython.display import display
 
-    picture = png_of(figure)
+    picture = png_of(figure, DPI)
     plt.close(figure)
     display({"image/png": base64.b64encode(picture).decode(), "text/plain": alt}, raw=True,
             metadata={"image/png": {"alt": alt, "width": int(100 * figure.get_figwidth())}})

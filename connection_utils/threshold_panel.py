@@ -73,8 +73,6 @@ class ThresholdPanel:
         if not being_checked():
             display(self.box)
             return
-        figure = self._figure()
-        figure.set_dpi(plots.DPI)
-        plots.show(figure, "Densities of the cosines of connected pairs and of the others, "
-                           "with a line at the threshold.")
+        plots.show(self._figure(), "Densities of the cosines of connected pairs and of the "
+                                   "others, with a line at the threshold.")
         display(self.confusion)

@@ -55,6 +55,12 @@ class TrainingConfig:
                              "up to 1 (all pairs)")
 
 
+RECIPES = {
+    "post": TrainingConfig(),                       # the original post's; notebook 03 trains it
+    "fast": TrainingConfig(loss="cosent", epochs=1, freeze_embeddings=True),
+}
+
+
 @dataclass
 class History:
     """What happened in training: a record for each evaluation, and every step's loss.

@@ -209,7 +209,6 @@ class TrainingPanel:
             return
         last = self._rows[-1]["pooling"] if self._rows else self.settings["pooling"]
         figure = self._figure(self.history or History(self.knobs.config), last)
-        figure.set_dpi(plots.DPI)
         plots.show(figure,
                    "Three panels of the last run: training loss over the steps, dev "
                    "Spearman, and the dev cosines for each band of the human score.")

@@ -4,15 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import nbformat
 import pandas as pd
 import pytest
 
-from connection_utils import series
+from connection_utils import finetune, series
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.reading import read_connections
+from connection_utils.training import RECIPES, TrainingConfig
 from connection_utils.workspace import ROOT
 
 # Python runs this at the start of every process that has the folder on its path, kernels
@@ -217,6 +219,23 @@ def test_finetune_trains_saves_and_says_so(watched, my_pairs, tmp_path):
     assert record["pairs"]["train"] + record["pairs"]["dev"] + record["pairs"]["test"] == 400
     assert f"after   test Spearman {100 * record['test_spearman_after']:.2f}" in done.stdout
     assert ConnectionBert.from_local(tmp_path / "mine").max_length == 128
+
+
+def test_a_recipe_sets_the_options_and_an_option_given_beside_it_wins():
+    said = finetune.parser(RECIPES["fast"]).parse_args(["--recipe", "fast", "--epochs", "7"])
+    assert said.loss == RECIPES["fast"].loss and said.epochs == 7
+    assert finetune.parser().parse_args([]).loss == RECIPES["post"].loss == "cosine_mse"
+    assert RECIPES["post"] == TrainingConfig()        # what notebook 03 trains
+
+
+def test_a_recipe_is_what_is_trained(watched, few_labels, tmp_path):
+    done = start(["connection_utils.finetune", "--recipe", "fast", "--data", str(few_labels),
+                  "--seed", "5", "--output", str(tmp_path / "mine")], watched[0])
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "mine" / "training.json").read_text())
+    assert record["config"] == asdict(replace(RECIPES["fast"], seed=5))
+    wrong = start(["connection_utils.finetune", "--recipe", "grandma"], watched[0])
+    assert wrong.returncode == 2 and "'post', 'fast'" in wrong.stderr
 
 
 def test_help_is_worth_reading(watched):

@@ -13,7 +13,6 @@ from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import spearman
-from connection_utils.losses import cosent, cosine_mse
 from connection_utils.reading import read_splits
 from connection_utils.runs import read_run, run_folder, run_settings, save_run
 from connection_utils.training import (
@@ -377,72 +376,6 @@ def test_biases_and_layer_norms_are_not_decayed():
     assert decayed["weight_decay"] == 0.01 and others["weight_decay"] == 0
     assert {p.ndim for p in others["params"]} == {1}
     assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
-
-
-def test_cosine_mse_is_its_definition():
-    u, v = torch.randn(5, 8), torch.randn(5, 8)
-    score = torch.rand(5)
-    by_hand = sum((float(a @ b / (a.norm() * b.norm())) - float(s)) ** 2
-                  for a, b, s in zip(u, v, score)) / 5
-    assert cosine_mse(u, v, score).item() == pytest.approx(by_hand, rel=1e-5)
-
-
-def test_cosine_mse_equals_sentence_transformers():
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
-
-    u, v, score = torch.randn(5, 8), torch.randn(5, 8), torch.rand(5)
-    theirs = CosineSimilarityLoss(SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu"))
-    expected = theirs.compute_loss_from_embeddings([u, v], score)
-    torch.testing.assert_close(cosine_mse(u, v, score), expected, atol=1e-5, rtol=0)
-
-
-def test_cosent_is_its_definition():
-    u, v = torch.randn(6, 8), torch.randn(6, 8)
-    score = torch.tensor([0.1, 0.9, 0.5, 0.5, 0.0, 1.0])
-    cosines = [float(a @ b / (a.norm() * b.norm())) for a, b in zip(u, v)]
-    total = 1.0
-    for i in range(6):
-        for j in range(6):
-            if score[i] < score[j]:
-                total += math.exp(20 * (cosines[i] - cosines[j]))
-    assert cosent(u, v, score).item() == pytest.approx(math.log(total), rel=1e-5)
-
-
-def test_cosent_equals_sentence_transformers():
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import CoSENTLoss
-
-    u, v = torch.randn(9, 8), torch.randn(9, 8)
-    score = torch.tensor([0.0, 0.2, 0.2, 0.9, 0.5, 1.0, 0.5, 0.5, 0.1])
-    theirs = CoSENTLoss(SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu"))
-    expected = theirs.compute_loss_from_embeddings([u, v], score)
-    torch.testing.assert_close(cosent(u, v, score), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("score", [[0.7], [0.4, 0.4, 0.4]], ids=str)
-def test_cosent_of_one_pair_or_of_equal_scores_is_zero_and_teaches_nothing(score):
-    """An epoch's last batch may be a single pair."""
-    u, v = torch.randn(len(score), 8, requires_grad=True), torch.randn(len(score), 8)
-    loss = cosent(u, v, torch.tensor(score))
-    loss.backward()
-    assert loss.item() == 0 and torch.equal(u.grad, torch.zeros_like(u))
-
-
-def test_cosent_does_not_compare_pairs_with_equal_scores():
-    """u and v are chosen so that the cosines are 0.6, 0.8 and 0.0; the first two are equal."""
-    u = torch.tensor([[0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
-    v = torch.tensor([[1.0, 0.0]] * 3)
-    expected = math.log(1 + math.exp(20 * 0.6) + math.exp(20 * 0.8))
-    loss = cosent(u, v, torch.tensor([0.2, 0.2, 0.9]))
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_cosent_is_small_where_the_order_is_right_and_large_where_it_is_wrong():
-    u = torch.tensor([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
-    v = torch.tensor([[1.0, 0.0]] * 3)                     # cosines 0, 0.6, 1
-    score = torch.tensor([0.1, 0.5, 0.6])
-    assert cosent(u, v, score) < 0.01 and cosent(u, v, score.flip(0)) > 20 - 0.01
 
 
 def test_training_with_cosent_lowers_the_loss(few):

@@ -1,0 +1,224 @@
+"""This series and sentence-transformers, side by side on one machine.
+
+    python benchmarks/compare_sentence_transformers.py --pairs 2000 --repeats 3
+
+Both fine-tune the same checkpoint on the same pairs (drawn by the seed across all genres),
+with the same batch size, epochs, learning rate, precision, seed and loss. Every measurement
+is a process of its own, ours and theirs in turn. The ratios are formed within a turn, so
+that a machine that slows down slows both. The result goes to benchmarks/results/ as JSON.
+
+Needs the extra `bench` (accelerate and datasets, which their trainer wants).
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from connection_utils import ConnectionBert, ConnectionDataset, read_splits, spearman, train
+from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.files import write_whole
+from connection_utils.training import RECIPES, TrainingConfig
+from connection_utils.workspace import ROOT
+
+BATCH_SIZE, MAX_LENGTH, LEARNING_RATE = 16, 128, 5e-5
+THEIR_EPOCHS = 4          # of their published STS recipe, with the three numbers above
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+# What is measured: each runs in a process of its own and returns numbers
+
+def train_ours(pairs: int, seed: int, config: TrainingConfig) -> dict[str, float]:
+    """Fine-tune with this series; the seconds are those of tokenising and of the steps."""
+    splits = _splits(pairs, seed)
+    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, max_length=MAX_LENGTH, device="cpu")
+    started = time.perf_counter()
+    train_set = ConnectionDataset(splits["train"], model.tokenizer, MAX_LENGTH)
+    tokenising = time.perf_counter() - started
+    history = train(model, train_set, splits["dev"].head(100), replace(
+        config, seed=seed, evaluations_per_epoch=1))
+    return _judged(history.pairs, tokenising + history.seconds, model.similarity, splits)
+
+
+def train_theirs(pairs: int, seed: int, epochs: int, sampling: str = "random"
+                 ) -> dict[str, float]:
+    """Fine-tune with sentence-transformers' trainer; the seconds are those of train()."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
+
+    splits = _splits(pairs, seed)
+    model = SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu")
+    model.max_seq_length = MAX_LENGTH
+    columns = ["sentence1", "sentence2", "score"]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=folder, num_train_epochs=epochs, seed=seed, use_cpu=True,
+            per_device_train_batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+            warmup_steps=0.1, train_sampling_strategy=sampling, save_strategy="no",
+            logging_strategy="no", report_to="none", disable_tqdm=True)
+        trainer = SentenceTransformerTrainer(
+            model=model, args=arguments, loss=CosineSimilarityLoss(model),
+            train_dataset=Dataset.from_pandas(splits["train"][columns]))
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+
+    def similarity(first, second):
+        u, v = (model.encode(list(texts), normalize_embeddings=True)
+                for texts in (first, second))
+        return (u * v).sum(axis=1)
+
+    return _judged(epochs * len(splits["train"]), seconds, similarity, splits)
+
+
+def encode(pairs: int, seed: int, whose: str) -> dict[str, float]:
+    """Encode both texts of each pair, after one round to warm up; batches of 64."""
+    table = _splits(pairs, seed)["train"]
+    texts = [*table["sentence1"], *table["sentence2"]]
+    if whose == "theirs":
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu")
+        model.max_seq_length = MAX_LENGTH
+        run = lambda batch: model.encode(batch, batch_size=64, show_progress_bar=False)
+    else:
+        model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, max_length=MAX_LENGTH,
+                                          device="cpu")
+        run = lambda batch: model.encode(batch, batch_size=64)
+    run(texts[:256])
+    started = time.perf_counter()
+    run(texts)
+    return {"sentences_per_s": len(texts) / (time.perf_counter() - started)}
+
+
+def _splits(pairs: int, seed: int) -> dict:
+    splits = read_splits(ROOT / DEFAULT_DATA)
+    number = min(pairs, len(splits["train"]))
+    return splits | {"train": splits["train"].sample(number, random_state=seed)
+                     .reset_index(drop=True)}
+
+
+def _judged(pairs: int, seconds: float, similarity, splits: dict) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024         # MiB, on Linux
+    test = splits["test"]
+    return {"pairs_per_s": pairs / seconds, "seconds": seconds, "peak_memory_mib": peak,
+            "test_spearman": 100 * spearman(
+                test["score"], np.asarray(similarity(test["sentence1"], test["sentence2"])))}
+
+
+SAME = TrainingConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
+TASKS = {
+    "ours": lambda n, seed: train_ours(n, seed, SAME),
+    "theirs": lambda n, seed: train_theirs(n, seed, 1),
+    "ours_frozen": lambda n, seed: train_ours(n, seed, replace(SAME, freeze_embeddings=True)),
+    "theirs_by_length": lambda n, seed: train_theirs(n, seed, 1, "group_by_length"),
+    "encode_ours": lambda n, seed: encode(n, seed, "ours"),
+    "encode_theirs": lambda n, seed: encode(n, seed, "theirs"),
+    "quality_ours": lambda n, seed: train_ours(n, seed, RECIPES["fast"]),
+    "quality_theirs": lambda n, seed: train_theirs(n, seed, THEIR_EPOCHS),
+}
+
+
+# The parent: one process after the other, and what comes of it
+
+def measure(task: str, pairs: int, seed: int) -> dict[str, float]:
+    """Run one task in a fresh process; what it printed last is its result."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--task", task, "--pairs", str(pairs), "--seed", str(seed)],
+        capture_output=True, text=True, env=os.environ | {"CONNECTION_CHECK": "1"})
+    if done.returncode:
+        sys.exit(f"{task} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ratios(turns: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Median, min and max over the turns of each ratio, ours / theirs within a turn."""
+    def each(value):
+        numbers = [value(turn) for turn in turns]
+        return {"median": statistics.median(numbers), "min": min(numbers), "max": max(numbers)}
+
+    def over(ours, theirs, key):
+        return each(lambda turn: turn[ours][key] / turn[theirs][key])
+
+    return {
+        "train_pairs_per_s_ratio": over("ours", "theirs", "pairs_per_s"),
+        "train_pairs_per_s_ratio_with_options": over("ours_frozen", "theirs", "pairs_per_s"),
+        "train_pairs_per_s_ratio_theirs_by_length": over("ours", "theirs_by_length",
+                                                         "pairs_per_s"),
+        "encode_sentences_per_s_ratio": over("encode_ours", "encode_theirs",
+                                             "sentences_per_s"),
+        "peak_memory_ratio": over("ours", "theirs", "peak_memory_mib"),
+        "time_to_quality_ratio": each(lambda turn: turn["quality_ours"]["seconds"]
+                                      / turn["quality_theirs"]["seconds"]),
+        "quality_spearman_ours": each(lambda turn: turn["quality_ours"]["test_spearman"]),
+        "quality_spearman_theirs": each(lambda turn: turn["quality_theirs"]["test_spearman"]),
+        "spearman_ours": each(lambda turn: turn["ours"]["test_spearman"]),
+        "spearman_with_options": each(lambda turn: turn["ours_frozen"]["test_spearman"]),
+        "spearman_theirs": each(lambda turn: turn["theirs"]["test_spearman"]),
+    }
+
+
+def machine() -> dict[str, object]:
+    """What the numbers were measured on."""
+    names = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return {"cpu": next(line.split(": ")[1] for line in lines if "model name" in line),
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "system": platform.platform(), "python": platform.python_version(),
+            "versions": {name: version(name) for name in names}}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--pairs", type=int, default=2000, help="training pairs")
+    options.add_argument("--repeats", type=int, default=3, help="turns, each with its seed")
+    options.add_argument("--output", type=Path, help="default: a file in benchmarks/results/")
+    options.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    options.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.task:
+        print(json.dumps(TASKS[chosen.task](chosen.pairs, chosen.seed)))
+        return
+    turns = []
+    for seed in range(1, chosen.repeats + 1):
+        turn = {}
+        for task in TASKS:
+            turn[task] = measure(task, chosen.pairs, seed)
+            print(f"turn {seed} of {chosen.repeats}  {task}: " + "  ".join(
+                f"{name} {value:.2f}" for name, value in turn[task].items()), flush=True)
+        turns.append(turn)
+    found = ratios(turns)
+    output = chosen.output or RESULTS / f"compare_sentence_transformers_{chosen.pairs}.json"
+    record = {"command": "python benchmarks/compare_sentence_transformers.py "
+                         f"--pairs {chosen.pairs} --repeats {chosen.repeats}",
+              "date": f"{date.today()}", "machine": machine(), **found, "turns": turns}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(output) as scratch:
+        scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for name, value in found.items():
+        print(f"{name:42} {value['median']:7.2f}   ({value['min']:.2f} to {value['max']:.2f})")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()
