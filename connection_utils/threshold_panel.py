@@ -28,6 +28,7 @@ class ThresholdPanel:
         texts = {"continuous_update": False, "layout": w.Layout(width="640px")}
         self.sentence1 = w.Text(placeholder="a text", description="sentence 1", **texts)
         self.sentence2 = w.Text(placeholder="another", description="sentence 2", **texts)
+        self._cosine: float | None = None              # of the two texts
         self._image, self._table, self._said = w.Image(format="png"), w.HTML(), w.HTML()
         self.threshold.observe(self._judge, "value")
         for text in (self.sentence1, self.sentence2):
@@ -51,16 +52,20 @@ class ThresholdPanel:
                             for name in ("accuracy", "precision", "recall", "f1"))
         self._image.value = plots.png_of(self._figure())
         self._table.value = f"{plots.html_table(self.confusion)}<p>{scores}</p>"
-        self._score()
+        self._say()
 
     def _score(self, _: object = None) -> None:
         pair = self.sentence1.value.strip(), self.sentence2.value.strip()
-        if not all(pair):
+        self._cosine = (float(self.model.similarity(pair[:1], pair[1:])[0]) if all(pair)
+                        else None)
+        self._say()
+
+    def _say(self) -> None:
+        if self._cosine is None:
             self._said.value = "Write two texts, and press Enter."
             return
-        cosine = float(self.model.similarity(pair[:1], pair[1:])[0])
-        said = "connected" if cosine >= self.threshold.value else "not connected"
-        self._said.value = f"cosine {cosine:.2f}: <b>{said}</b>"
+        said = "connected" if self._cosine >= self.threshold.value else "not connected"
+        self._said.value = f"cosine {self._cosine:.2f}: <b>{said}</b>"
 
     def _figure(self) -> Figure:
         figure = Figure(figsize=(5.0, 2.8), dpi=100, layout="none")

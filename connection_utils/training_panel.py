@@ -208,8 +208,7 @@ class TrainingPanel:
             display(self.box)
             return
         last = self._rows[-1]["pooling"] if self._rows else self.settings["pooling"]
-        figure = self._figure(self.history or History(self.knobs.config), last)
-        plots.show(figure,
+        plots.show(self._figure(self.history or History(self.knobs.config), last),
                    "Three panels of the last run: training loss over the steps, dev "
                    "Spearman, and the dev cosines for each band of the human score.")
         display(self.runs)

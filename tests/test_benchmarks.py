@@ -1,6 +1,7 @@
 """The scripts in benchmarks/: what they compute from what was measured."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -35,6 +36,14 @@ def test_ratios_are_formed_within_a_turn_ours_over_theirs():
     assert found["peak_memory_ratio"]["median"] == 0.5
     assert found["time_to_quality_ratio"]["median"] == 0.5
     assert (found["spearman_ours"]["median"], found["spearman_theirs"]["median"]) == (85, 84)
+
+
+def test_a_quality_that_is_not_reached_takes_for_ever():
+    """A faster run to a worse model would be no time to quality at all."""
+    missed = turn(40, 20)
+    missed["quality_ours"]["test_spearman"] = 84.99
+    found = compare.ratios([turn(40, 20), missed, turn(40, 20)])["time_to_quality_ratio"]
+    assert found == {"median": 0.5, "min": 0.5, "max": math.inf}
 
 
 def test_both_train_on_the_same_pairs_of_all_genres():

@@ -665,3 +665,10 @@ def test_a_watched_chooser_is_the_widgets(chooser, displayed, monkeypatch):
     monkeypatch.delenv("CONNECTION_CHECK")
     chooser._ipython_display_()
     assert displayed == [chooser.box]
+
+
+def test_moving_the_threshold_does_not_encode_the_texts_again(chooser, monkeypatch):
+    chooser.sentence1.value, chooser.sentence2.value = "the cat sat", "the cat sat"
+    monkeypatch.setattr(chooser.model, "similarity", None)
+    chooser.threshold.value = -0.3
+    assert "<b>connected</b>" in chooser._said.value
