@@ -13,31 +13,23 @@ Needs the extra `bench` (accelerate and datasets, which their trainer wants).
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import RESULTS, in_a_process, keep, parser
 
 from connection_utils import ConnectionBert, ConnectionDataset, read_splits, spearman, train
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.files import write_whole
-from connection_utils.training import RECIPES, TrainingConfig
+from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.workspace import ROOT
 
 BATCH_SIZE, MAX_LENGTH, LEARNING_RATE = 16, 128, 5e-5
 THEIR_EPOCHS = 4          # of their published STS recipe, with the three numbers above
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 # What is measured: each runs in a process of its own and returns numbers
@@ -91,23 +83,33 @@ def train_theirs(pairs: int, seed: int, epochs: int, sampling: str = "random"
 
 
 def encode(pairs: int, seed: int, whose: str) -> dict[str, float]:
-    """Encode both texts of each pair, after one round to warm up; batches of 64."""
-    table = _splits(pairs, seed)["train"]
-    texts = [*table["sentence1"], *table["sentence2"]]
+    """Encode both texts of each pair in batches of 64, after one round to warm up.
+
+    `whose` is ours, ours_onnx, ours_int8 or theirs. The Spearman is that of the dev pairs.
+    """
+    splits = _splits(pairs, seed)
     if whose == "theirs":
         from sentence_transformers import SentenceTransformer
 
         model = SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu")
         model.max_seq_length = MAX_LENGTH
-        run = lambda batch: model.encode(batch, batch_size=64, show_progress_bar=False)
     else:
         model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, max_length=MAX_LENGTH,
                                           device="cpu")
-        run = lambda batch: model.encode(batch, batch_size=64)
-    run(texts[:256])
+        if whose != "ours":
+            from connection_utils import OnnxBert
+
+            model = OnnxBert(model, int8=whose == "ours_int8")
+    texts = [*splits["train"]["sentence1"], *splits["train"]["sentence2"]]
+    model.encode(texts[:256], batch_size=64)
     started = time.perf_counter()
-    run(texts)
-    return {"sentences_per_s": len(texts) / (time.perf_counter() - started)}
+    model.encode(texts, batch_size=64)
+    seconds = time.perf_counter() - started
+    dev = splits["dev"]
+    u, v = (torch.from_numpy(model.encode(list(dev[name]), batch_size=64))
+            for name in ("sentence1", "sentence2"))
+    return {"sentences_per_s": len(texts) / seconds, "dev_spearman":
+            100 * spearman(dev["score"], torch.cosine_similarity(u, v).numpy())}
 
 
 def _splits(pairs: int, seed: int) -> dict:
@@ -132,6 +134,8 @@ TASKS = {
     "ours_frozen": lambda n, seed: train_ours(n, seed, replace(SAME, freeze_embeddings=True)),
     "theirs_by_length": lambda n, seed: train_theirs(n, seed, 1, "group_by_length"),
     "encode_ours": lambda n, seed: encode(n, seed, "ours"),
+    "encode_ours_onnx": lambda n, seed: encode(n, seed, "ours_onnx"),
+    "encode_ours_int8": lambda n, seed: encode(n, seed, "ours_int8"),
     "encode_theirs": lambda n, seed: encode(n, seed, "theirs"),
     "quality_ours": lambda n, seed: train_ours(n, seed, RECIPES["fast"]),
     "quality_theirs": lambda n, seed: train_theirs(n, seed, THEIR_EPOCHS),
@@ -141,13 +145,8 @@ TASKS = {
 # The parent: one process after the other, and what comes of it
 
 def measure(task: str, pairs: int, seed: int) -> dict[str, float]:
-    """Run one task in a fresh process; what it printed last is its result."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--task", task, "--pairs", str(pairs), "--seed", str(seed)],
-        capture_output=True, text=True, env=os.environ | {"CONNECTION_CHECK": "1"})
-    if done.returncode:
-        sys.exit(f"{task} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """Run one task in a fresh process."""
+    return in_a_process(__file__, "--task", task, "--pairs", pairs, "--seed", seed)
 
 
 def ratios(turns: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -166,6 +165,13 @@ def ratios(turns: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, floa
                                                          "pairs_per_s"),
         "encode_sentences_per_s_ratio": over("encode_ours", "encode_theirs",
                                              "sentences_per_s"),
+        "encode_onnx_sentences_per_s_ratio": over("encode_ours_onnx", "encode_theirs",
+                                                  "sentences_per_s"),
+        "encode_int8_sentences_per_s_ratio": over("encode_ours_int8", "encode_theirs",
+                                                  "sentences_per_s"),
+        "dev_spearman_encode_fp32": each(lambda turn: turn["encode_ours"]["dev_spearman"]),
+        "dev_spearman_encode_int8": each(
+            lambda turn: turn["encode_ours_int8"]["dev_spearman"]),
         "peak_memory_ratio": over("ours", "theirs", "peak_memory_mib"),
         "time_to_quality_ratio": each(_time_to_quality),
         "quality_spearman_ours": each(lambda turn: turn["quality_ours"]["test_spearman"]),
@@ -183,23 +189,10 @@ def _time_to_quality(turn: dict[str, dict[str, float]]) -> float:
     return ours["seconds"] / theirs["seconds"] if reached else math.inf
 
 
-def machine() -> dict[str, object]:
-    """What the numbers were measured on."""
-    names = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy")
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return {"cpu": next(line.split(": ")[1] for line in lines if "model name" in line),
-            "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "system": platform.platform(), "python": platform.python_version(),
-            "versions": {name: version(name) for name in names}}
-
-
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__,
-                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parser(__doc__)
     options.add_argument("--pairs", type=int, default=2000, help="training pairs")
     options.add_argument("--repeats", type=int, default=3, help="turns, each with its seed")
-    options.add_argument("--output", type=Path, help="default: a file in benchmarks/results/")
     options.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     options.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -215,16 +208,11 @@ def main() -> None:
                 f"{name} {value:.2f}" for name, value in turn[task].items()), flush=True)
         turns.append(turn)
     found = ratios(turns)
-    output = chosen.output or RESULTS / f"compare_sentence_transformers_{chosen.pairs}.json"
-    record = {"command": "python benchmarks/compare_sentence_transformers.py "
-                         f"--pairs {chosen.pairs} --repeats {chosen.repeats}",
-              "date": f"{date.today()}", "machine": machine(), **found, "turns": turns}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(output) as scratch:
-        scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for name, value in found.items():
         print(f"{name:42} {value['median']:7.2f}   ({value['min']:.2f} to {value['max']:.2f})")
-    print(f"written to {output}")
+    keep(chosen.output or RESULTS / f"compare_sentence_transformers_{chosen.pairs}.json",
+         f"compare_sentence_transformers.py --pairs {chosen.pairs} --repeats {chosen.repeats}",
+         **found, turns=turns)
 
 
 if __name__ == "__main__":

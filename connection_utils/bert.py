@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import BertModel, BertTokenizer
 
 from connection_utils.doctor import check_model_dir, load_weights
+from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
 from connection_utils.files import check_replaceable, write_folder_whole
 from connection_utils.model_files import (
     SAVED_FILES,
@@ -24,7 +24,6 @@ from connection_utils.model_files import (
     write_siamese_settings,
     write_vocab_txt,
 )
-from connection_utils.workspace import progress
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -56,32 +55,6 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def tokenize(texts: Sequence[str], tokenizer: BertTokenizer, max_length: int
-             ) -> list[list[int]]:
-    """Token ids with [CLS] and [SEP], each text cut to `max_length` tokens."""
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{position}] is {text!r} ({type(text).__name__}); "
-                            "expected a str")
-    if not texts:
-        return []
-    return tokenizer(list(texts), truncation=True, max_length=max_length,
-                     return_attention_mask=False, return_token_type_ids=False)["input_ids"]
-
-
-def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
-              ) -> dict[str, torch.Tensor]:
-    """Token ids of different lengths as ``input_ids`` and ``attention_mask``.
-
-    Both are (n, tokens) int64, tokens being the longest of these sequences and no more.
-    """
-    ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
-    }
 
 
 class ConnectionBert(nn.Module):
@@ -162,38 +135,24 @@ class ConnectionBert(nn.Module):
         Texts are sorted by length inside, so that little is padded. `normalize` makes
         each vector's length 1. The model's mode (train or eval) is left as it was.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts is a single str; expected a list of texts")
-        tokens = self.tokenize(list(texts))
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
-        embeddings = np.empty((len(tokens), self.bert.config.hidden_size), np.float32)
+        def embed(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            vectors = self.embed(**{k: t.to(self.device) for k, t in batch.items()})
+            return F.normalize(vectors) if normalize else vectors
+
+        tokens = self.tokenize(texts)
         was_training = self.training
         self.eval()
         try:
-            for start in progress(range(0, len(order), batch_size), desc="encoding",
-                                  unit="batch", delay=1, leave=False):
-                rows = order[start:start + batch_size]
-                batch = pad_batch([tokens[i] for i in rows], self.tokenizer.pad_token_id)
-                vectors = self.embed(**{k: t.to(self.device) for k, t in batch.items()})
-                if normalize:
-                    vectors = F.normalize(vectors)
-                embeddings[rows] = vectors.float().cpu().numpy()
+            return encode_by_length(tokens, self.tokenizer.pad_token_id,
+                                    self.bert.config.hidden_size, embed, batch_size)
         finally:
             self.train(was_training)
-        return embeddings
 
     def similarity(self, sentences1: Sequence[str], sentences2: Sequence[str],
                    batch_size: int = 64) -> np.ndarray:
         """cos(u, v) in -1..1 of each pair: (n,) float32. A repeated text is encoded once."""
-        sentences1, sentences2 = list(sentences1), list(sentences2)
-        if len(sentences1) != len(sentences2):
-            raise ValueError(f"{len(sentences1)} first sentences and {len(sentences2)} "
-                             "second ones; expected pairs")
-        row = {text: i for i, text in enumerate(dict.fromkeys(sentences1 + sentences2))}
-        vectors = self.encode(list(row), batch_size=batch_size, normalize=True)
-        u = vectors[[row[text] for text in sentences1]]
-        v = vectors[[row[text] for text in sentences2]]
-        return (u * v).sum(axis=1)
+        return paired_cosines(sentences1, sentences2,
+                              lambda texts: self.encode(texts, batch_size, normalize=True))
 
     @staticmethod
     def check_output(folder: str | Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import BertTokenizer
 
-from connection_utils.bert import pad_batch, tokenize
+from connection_utils.encoding import pad_batch, tokenize
 
 Item = dict[str, list[int] | float]
 

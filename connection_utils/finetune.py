@@ -16,6 +16,7 @@ from dataclasses import fields
 
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import POOLINGS, ConnectionBert
+from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import (
     bootstrap_interval,
@@ -24,7 +25,7 @@ from connection_utils.evaluation import (
 from connection_utils.losses import LOSSES
 from connection_utils.reading import read_splits
 from connection_utils.runs import run_folder, run_settings, save_run
-from connection_utils.training import RECIPES, TrainingConfig, train
+from connection_utils.training import train
 from connection_utils.workspace import shown
 
 HELP = {
@@ -39,6 +40,8 @@ HELP = {
     "freeze_embeddings": "leave the embedding tables as they are",
     "frozen_layers": "leave so many of the lowest layers, and the embeddings, as they are",
     "train_share": "share of the training pairs, drawn by the seed",
+    "average_from": "from this share of the steps on, the mean of the weights is kept (1: off)",
+    "start_share": "share of the starting weights in what is kept (0: none)",
     "seed": "decides the order of the pairs, dropout and, for one file, the split",
 }
 
@@ -78,8 +81,9 @@ def _recipe() -> argparse.ArgumentParser:
     option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     option.add_argument("--recipe", choices=RECIPES, default="post",
                         help="where the training options below start: post is the original "
-                             "post's and Sentence-BERT's, fast is CoSENT for one epoch with "
-                             "frozen embeddings (default: %(default)s)")
+                             "post's and Sentence-BERT's, fast is CoSENT for one "
+                             "epoch with frozen embeddings, best is CoSENT with cosine MSE "
+                             "for three and averaged weights (default: %(default)s)")
     return option
 
 

@@ -8,9 +8,9 @@ from html import escape
 import ipywidgets as w
 
 from connection_utils.bert import POOLINGS
+from connection_utils.config import TrainingConfig
 from connection_utils.doctor import check_model_dir
 from connection_utils.losses import LOSSES
-from connection_utils.training import TrainingConfig
 from connection_utils.workspace import ROOT
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128)

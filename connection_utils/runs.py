@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from connection_utils.bert import ConnectionBert
+from connection_utils.config import TrainingConfig
 from connection_utils.files import write_whole
-from connection_utils.training import History, TrainingConfig
+from connection_utils.training import History
 from connection_utils.workspace import runs_folder, shown
 
 

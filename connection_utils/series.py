@@ -93,8 +93,8 @@ def _save_readme_picture(path: Path) -> None:
 
 
 def _trained(parameters: dict) -> tuple[Path, object]:
+    from connection_utils.config import TrainingConfig
     from connection_utils.runs import run_folder, run_settings
-    from connection_utils.training import TrainingConfig
 
     config = TrainingConfig(**{field.name: parameters[field.name]
                                for field in fields(TrainingConfig)

@@ -12,53 +12,15 @@ import torch
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
+from connection_utils.averaging import AveragedWeights
 from connection_utils.bert import ConnectionBert
+from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset, connection_loader
 from connection_utils.evaluation import spearman
 from connection_utils.losses import LOSSES
 from connection_utils.workspace import progress
 
 _TRAINING = threading.Lock()       # dropout draws from the process's one random state
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """All that decides a training run, apart from the model and the data."""
-
-    epochs: int = 2
-    batch_size: int = 16               # pairs
-    learning_rate: float = 5e-5        # at the end of the warm-up
-    warmup_ratio: float = 0.1          # share of the steps; then down to 0 in a line
-    weight_decay: float = 0.01         # AdamW; not on biases and LayerNorm
-    max_grad_norm: float = 1.0
-    loss: str = "cosine_mse"           # a name in LOSSES
-    evaluations_per_epoch: int = 4     # dev Spearman; the best weights are kept
-    freeze_embeddings: bool = False    # the embedding tables stay as they are
-    frozen_layers: int = 0             # so many of the lowest layers, and the embeddings
-    train_share: float = 1.0           # of the training pairs, drawn by the seed
-    seed: int = 12                     # order of the pairs, and dropout
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("evaluations_per_epoch", 1),
-                          ("frozen_layers", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {low} or more")
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected a number "
-                             "between 0 and 1, such as 5e-5")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; expected 0 to 1")
-        if not 0 < self.train_share <= 1:
-            raise ValueError(f"train_share is {self.train_share}; expected a number above 0, "
-                             "up to 1 (all pairs)")
-
-
-RECIPES = {
-    "post": TrainingConfig(),                       # the original post's; notebook 03 trains it
-    "fast": TrainingConfig(loss="cosent", epochs=1, freeze_embeddings=True),
-}
 
 
 @dataclass
@@ -166,6 +128,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
     schedule = build_schedule(optimizer, history.steps, config)
     evaluations = config.epochs * config.evaluations_per_epoch
     evaluate_at = {round(history.steps * i / evaluations) for i in range(1, evaluations + 1)}
+    averaged = AveragedWeights(model, history.steps, config.average_from, config.start_share)
     best_weights: dict[str, torch.Tensor] = {}
     batches = _all_batches(loader, config.epochs)
     model.train()
@@ -175,6 +138,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
         batch = next(batches)
         loss = training_step(model, batch, LOSSES[config.loss], optimizer, schedule,
                              config.max_grad_norm)
+        averaged.update(step)
         history.seconds += time.perf_counter() - started
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -186,10 +150,11 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
             on_step(history)
         stopping = stop.is_set()
         if step in evaluate_at or stopping:
-            record = _evaluate(model, dev, history, step / len(loader))
-            if record is history.best:
-                best_weights = {name: tensor.detach().clone()
-                                for name, tensor in model.state_dict().items()}
+            with averaged.in_place():
+                record = _evaluate(model, dev, history, step / len(loader))
+                if record is history.best:
+                    best_weights = {name: tensor.detach().clone()
+                                    for name, tensor in model.state_dict().items()}
             bar.set_postfix(dev_spearman=f"{100 * record['dev_spearman']:.2f}")
             if on_evaluation is not None:
                 on_evaluation(record)

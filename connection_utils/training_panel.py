@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 
 from connection_utils import plots
 from connection_utils.bert import ConnectionBert
+from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import spearman
 from connection_utils.knobs import Knobs, frozen_name
 from connection_utils.runs import run_folder, save_run
-from connection_utils.training import History, TrainingConfig, train
+from connection_utils.training import History, train
 from connection_utils.workspace import ROOT, being_checked, runs_folder, shown
 
 FIGURE_EVERY, NUMBERS_EVERY = 3.0, 0.2         # seconds, at least

@@ -4,13 +4,27 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pytest
+import torch
 
+from connection_utils import ConnectionDataset
+from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.workspace import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import compare_sentence_transformers as compare  # noqa: E402
+import compare_sentence_transformers as compare
+import cost_grows_linearly
+import draw_comparison
+import seeds
+import transfer
+import where_the_time_goes
+
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+SCRIPTS = [compare, cost_grows_linearly, draw_comparison, seeds, transfer,
+           where_the_time_goes]
 
 
 def turn(ours, theirs):
@@ -22,7 +36,10 @@ def turn(ours, theirs):
     return {"ours": trained(ours, 500, 85), "theirs": trained(theirs, 1000, 84),
             "ours_frozen": trained(ours + 10, 400, 86),
             "theirs_by_length": trained(theirs + 5, 1000, 84),
-            "encode_ours": {"sentences_per_s": 300}, "encode_theirs": {"sentences_per_s": 200},
+            "encode_ours": {"sentences_per_s": 300, "dev_spearman": 86.7},
+            "encode_ours_onnx": {"sentences_per_s": 400, "dev_spearman": 86.7},
+            "encode_ours_int8": {"sentences_per_s": 700, "dev_spearman": 86.6},
+            "encode_theirs": {"sentences_per_s": 200, "dev_spearman": 86.7},
             "quality_ours": trained(ours, 500, 86), "quality_theirs": trained(theirs, 1000, 85)}
 
 
@@ -33,6 +50,8 @@ def test_ratios_are_formed_within_a_turn_ours_over_theirs():
     assert found["train_pairs_per_s_ratio_with_options"]["max"] == 3.5
     assert found["train_pairs_per_s_ratio_theirs_by_length"]["min"] == pytest.approx(4 / 3)
     assert found["encode_sentences_per_s_ratio"]["median"] == 1.5
+    assert found["encode_int8_sentences_per_s_ratio"]["median"] == 3.5
+    assert found["dev_spearman_encode_int8"]["median"] == 86.6
     assert found["peak_memory_ratio"]["median"] == 0.5
     assert found["time_to_quality_ratio"]["median"] == 0.5
     assert (found["spearman_ours"]["median"], found["spearman_theirs"]["median"]) == (85, 84)
@@ -53,7 +72,7 @@ def test_both_train_on_the_same_pairs_of_all_genres():
 
 
 @pytest.mark.parametrize("task", ["ours", "theirs", "theirs_by_length", "encode_ours",
-                                  "encode_theirs"])
+                                  "encode_ours_int8", "encode_theirs"])
 def test_a_task_measures_in_a_process_of_its_own(task):
     found = compare.measure(task, pairs=32, seed=1)
     assert all(value > 0 for value in found.values())
@@ -62,18 +81,104 @@ def test_a_task_measures_in_a_process_of_its_own(task):
         assert 60 < found["test_spearman"] < 95 and found["peak_memory_mib"] > 100
 
 
-def test_help_says_how_it_is_measured():
-    said = subprocess.run([sys.executable, compare.__file__, "--help"], capture_output=True,
-                          text=True).stdout
-    assert "--pairs" in said and "--repeats" in said and "process of its own" in said
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_help_says_what_is_measured_and_how_it_is_called(script):
+    said = subprocess.run([sys.executable, script.__file__, "--help"], capture_output=True,
+                          text=True, check=True).stdout
+    assert script.__doc__.strip() in said
+    called = script.__doc__.split("python benchmarks/")[1].split()[0]
+    assert called == f"{script.__name__}.py"
+    assert called in (ROOT / "benchmarks" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")),
-                         ids=lambda path: path.stem)
+def test_the_comparison_is_drawn_from_what_was_measured():
+    figure = draw_comparison.draw({"turns": [turn(40, 20), turn(20, 10), turn(60, 20)]})
+    training, encoding, quality = figure.axes
+    said = {text.get_text().strip() for ax in figure.axes for text in ax.texts}
+    assert {"40", "20", "25", "50", "300", "200", "400", "700"} <= said
+    assert {"5 s: 85.00", "2 s: 86.00"} <= said
+    assert [len(ax.patches) for ax in (training, encoding, quality)] == [4, 4, 2]
+    plt.close(figure)
+
+
+def test_matrix_products_are_counted_by_their_definition():
+    """2 · rows · inner · columns for each, forward and backward."""
+    a, b = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
+    layer = torch.nn.Linear(7, 8)
+    with where_the_time_goes.Recorder() as recorder:
+        a @ b
+        layer(torch.randn(9, 7, requires_grad=True)).sum().backward()
+    assert recorder.flops == 2 * 3 * 4 * 5 * 6 + 3 * (2 * 9 * 7 * 8)
+    assert len(recorder.products) == 4 and recorder.seconds_alone() > 0
+
+
+def test_the_parts_of_a_step_make_the_whole():
+    found = where_the_time_goes.measure(2, TrainingConfig(batch_size=4))
+    parts = found["parts"]
+    assert set(parts) == {"making the batch", "forward", "loss", "backward", "clipping",
+                          "optimizer", "rest"}
+    assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
+    assert sum(part["ms"] for part in parts.values()) == pytest.approx(found["step_ms"])
+    assert all(part["ms"] > 0 for name, part in parts.items() if name != "rest")
+    products = found["matrix_products"]
+    assert products["gflop_per_s_in_training"] == pytest.approx(
+        products["share_of_step"] * products["gflop_per_s_alone"])
+
+
+def test_padding_is_least_in_buckets_and_never_below_the_texts_own():
+    found = where_the_time_goes.padding(16, 12)
+    assert found["own"] < found["buckets_by_length"] < found["shuffled_only"] < 256
+
+
+def test_an_epoch_of_few_pairs_is_counted_and_timed():
+    found = cost_grows_linearly.epoch(32, 1)
+    assert found["padded_tokens_per_pair"] >= found["own_tokens_per_pair"] > 10
+    assert found["train_pairs_per_s"] * found["train_seconds"] == pytest.approx(32)
+
+
+def test_a_genre_left_out_is_not_trained_on(monkeypatch):
+    seen = []
+
+    def watched(model, train_set, dev, config):
+        seen.append((len(train_set), set(dev["genre"])))
+        return transfer.train_for_real(model, train_set.sample(0.01, 1), dev, config)
+
+    monkeypatch.setattr(transfer, "train_for_real", transfer.train, raising=False)
+    monkeypatch.setattr(transfer, "train", watched)
+    monkeypatch.setattr(transfer, "ConnectionDataset",
+                        lambda pairs, tokenizer: seen.append(set(pairs["genre"]))
+                        or ConnectionDataset(pairs, tokenizer))
+    monkeypatch.setitem(transfer.SETTINGS, "post", replace(
+        RECIPES["post"], epochs=1, evaluations_per_epoch=1))
+    found = transfer.leave_out("forum", "post", 1)
+    others = {"main-news", "main-captions"}
+    assert seen == [others, (found["train_pairs"], others)]
+    assert (found["train_pairs"], found["unseen_pairs"]) == (5275, 375)
+    assert found["unseen_before"] == pytest.approx(80.8, abs=0.1)
+    assert found["unseen_after"] != found["unseen_before"]
+
+
+def test_seeds_are_summed_up_and_a_trained_one_is_not_trained_again(monkeypatch, tmp_path):
+    runs = {1: (0.86, 300), 2: (0.87, 320), 3: (0.88, 310)}
+    monkeypatch.setattr(seeds, "run_folder", lambda settings: tmp_path)
+    monkeypatch.setattr(seeds, "read_run", lambda folder, settings: {
+        "test_spearman_after": runs[settings["config"]["seed"]][0], "evaluations": [
+            {"dev_spearman": 0.89, "seconds": 99},
+            {"dev_spearman": 0.88, "seconds": runs[settings["config"]["seed"]][1]}]})
+    monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    (tmp_path / "training.json").touch()
+    found = [seeds.one_seed("best", seed) for seed in runs]
+    assert found[1] == {"seed": 2, "test_spearman": 87, "best_dev_spearman": 89,
+                        "train_seconds": 320}
+    assert seeds.summary(found) == pytest.approx({
+        "test_spearman_mean": 87, "test_spearman_std": 1, "train_seconds_most": 320})
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_kept_results_tell_command_machine_and_versions(path):
     kept = json.loads(path.read_text())
     assert kept["command"].startswith("python benchmarks/") and kept["date"]
     assert kept["machine"]["cpu"] and kept["machine"]["versions"]["torch"].startswith("2.13")
-    assert compare.ratios(kept["turns"]) == {
-        name: value for name, value in kept.items()
-        if name not in ("command", "date", "machine", "turns")}
+    if "turns" in kept:
+        found = compare.ratios(kept["turns"])
+        assert found == {name: kept[name] for name in found}

@@ -6,8 +6,9 @@ import torch
 from transformers import BertModel
 
 from connection_utils.assets import DEFAULT_MODEL
-from connection_utils.bert import ConnectionBert, max_pooling, mean_pooling, pad_batch
+from connection_utils.bert import ConnectionBert, max_pooling, mean_pooling
 from connection_utils.dataset import collate_connections
+from connection_utils.encoding import pad_batch
 from connection_utils.workspace import ROOT
 
 TEXTS = ["A man is playing a flute.", "Someone plays an instrument.", "Hi",

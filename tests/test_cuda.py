@@ -6,9 +6,10 @@ import torch
 
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
+from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.reading import read_splits
-from connection_utils.training import TrainingConfig, train
+from connection_utils.training import train
 from connection_utils.workspace import ROOT
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -11,8 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from connection_utils import plots
+from connection_utils.config import TrainingConfig
 from connection_utils.evaluation import spearman
-from connection_utils.training import History, TrainingConfig
+from connection_utils.training import History
 from connection_utils.workspace import ROOT
 
 

@@ -13,8 +13,8 @@ import pytest
 from connection_utils import finetune, series
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
+from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.reading import read_connections
-from connection_utils.training import RECIPES, TrainingConfig
 from connection_utils.workspace import ROOT
 
 # Python runs this at the start of every process that has the folder on its path, kernels
@@ -235,7 +235,7 @@ def test_a_recipe_is_what_is_trained(watched, few_labels, tmp_path):
     record = json.loads((tmp_path / "mine" / "training.json").read_text())
     assert record["config"] == asdict(replace(RECIPES["fast"], seed=5))
     wrong = start(["connection_utils.finetune", "--recipe", "grandma"], watched[0])
-    assert wrong.returncode == 2 and "'post', 'fast'" in wrong.stderr
+    assert wrong.returncode == 2 and "'post', 'fast', 'best'" in wrong.stderr
 
 
 def test_help_is_worth_reading(watched):

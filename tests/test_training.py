@@ -11,12 +11,12 @@ from transformers import BertModel
 from connection_utils import training
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
+from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import spearman
 from connection_utils.reading import read_splits
 from connection_utils.runs import read_run, run_folder, run_settings, save_run
 from connection_utils.training import (
-    TrainingConfig,
     build_optimizer,
     build_schedule,
     freeze,
@@ -406,7 +406,7 @@ def test_every_setting_leads_to_a_folder_of_its_own():
     for field in dataclasses.fields(TrainingConfig):
         value = getattr(CONFIG, field.name)
         changed = ("cosent" if field.name == "loss" else not value if field.type is bool
-                   else value / 2 if field.type is float else value + 1)
+                   else value / 2 or 0.5 if field.type is float else value + 1)
         config = dataclasses.replace(CONFIG, **{field.name: changed})
         settings.append(run_settings(**{**start, "config": config}))
     folders = [run_folder(each) for each in settings]

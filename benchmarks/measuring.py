@@ -1,0 +1,60 @@
+"""What the benchmarks share: a process for each measurement, the machine, a kept result."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from connection_utils.files import write_whole
+from connection_utils.workspace import ROOT, shown
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring, with the option `--output`."""
+    options = argparse.ArgumentParser(description=doc,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--output", type=Path, metavar="FILE",
+                         help="where the result goes (default: a file in benchmarks/results/)")
+    return options
+
+
+def in_a_process(script: str, *arguments: object) -> dict[str, float]:
+    """Run `script` with `arguments` in a fresh process; what it prints last is its result."""
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], check=False,
+                          capture_output=True, text=True,
+                          env=os.environ | {"CONNECTION_CHECK": "1"})
+    if done.returncode:
+        sys.exit(f"{Path(script).name} {' '.join(map(str, arguments))} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict[str, object]:
+    """What the numbers were measured on."""
+    names = ("torch", "transformers", "sentence-transformers", "accelerate", "onnxruntime",
+             "numpy")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next(line.split(": ")[1] for line in lines if line.startswith("flags")).split()
+    return {"cpu": next(line.split(": ")[1] for line in lines if "model name" in line),
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "vnni": any("vnni" in flag for flag in flags),
+            "system": platform.platform(), "python": platform.python_version(),
+            "versions": {name: version(name) for name in names}}
+
+
+def keep(output: Path, command: str, **found: object) -> None:
+    """Write what was found as JSON, with the command, the date and the machine."""
+    record = {"command": f"python benchmarks/{command}", "date": f"{date.today()}",
+              "machine": machine(), **found}
+    with write_whole(output) as scratch:
+        scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"written to {shown(output)}")

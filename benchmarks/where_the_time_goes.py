@@ -1,0 +1,191 @@
+"""Where the time of a training step goes, and what this machine's matrix products allow.
+
+    python benchmarks/where_the_time_goes.py --steps 60
+
+Real steps of `connection_utils.training` on batches drawn across the training set, timed
+part by part. Beside it the same matrix products (shapes and memory layout recorded from
+the step, forward and backward) are run by themselves: the share of that speed which the
+training reaches says what is left to win without fewer or smaller products. The result
+goes to benchmarks/results/ as JSON.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
+from unittest.mock import patch
+
+import torch
+from measuring import RESULTS, keep, parser
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from connection_utils import (
+    ConnectionBert,
+    ConnectionDataset,
+    LengthBucketedBatches,
+    TrainingConfig,
+    connection_loader,
+    cosine_mse,
+    read_splits,
+)
+from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.training import (
+    build_optimizer,
+    build_schedule,
+    freeze,
+    training_step,
+)
+from connection_utils.workspace import ROOT
+
+PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default,
+            torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default}
+
+
+class Recorder(TorchDispatchMode):
+    """The matrix products that run inside it: operation, and each operand's layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[tuple[Callable, list[tuple]]] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation in PRODUCTS:
+            self.products.append((operation, [(tuple(a.shape), a.stride()) for a in args
+                                              if isinstance(a, torch.Tensor)]))
+        return operation(*args, **(kwargs or {}))
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of all products."""
+        total = 0
+        for _, operands in self.products:
+            (*left, inner), (*_, columns) = operands[-2][0], operands[-1][0]
+            rows = 1
+            for size in left:
+                rows *= size
+            total += 2 * rows * inner * columns
+        return total
+
+    def seconds_alone(self) -> float:
+        """The same products on random numbers, one after the other; the better of two."""
+        ready = [(operation, [_random(*layout) for layout in operands])
+                 for operation, operands in self.products]
+        best = float("inf")
+        for _ in range(2):
+            started = time.perf_counter()
+            for operation, operands in ready:
+                operation(*operands)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+
+def _random(shape: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
+    """Random numbers in this layout, which may visit a place in memory twice."""
+    places = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))
+    return torch.rand(places).as_strided(shape, strides)
+
+
+def timed(function: Callable, seconds: dict[str, float], part: str) -> Callable:
+    """`function`, which adds its time to ``seconds[part]``."""
+    @wraps(function)
+    def wrapper(*args, **kwargs):
+        started = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[part] += time.perf_counter() - started
+    return wrapper
+
+
+def measure(steps: int, config: TrainingConfig) -> dict[str, object]:
+    """Time of the parts of a step, and the share of the matrix products' own speed."""
+    torch.manual_seed(config.seed)
+    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
+    dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"], model.tokenizer)
+    loader = connection_loader(dataset, config.batch_size, config.seed)
+    freeze(model, config.freeze_embeddings, config.frozen_layers)
+    optimizer = build_optimizer(model, config)
+    schedule = build_schedule(optimizer, len(loader), config)
+    model.train()
+    seconds: dict[str, float] = defaultdict(float)
+    pairs = flops = 0
+    alone = whole = 0.0
+
+    def step(loss: Callable) -> None:
+        training_step(model, batch, loss, optimizer, schedule, config.max_grad_norm)
+
+    batches = iter(loader)
+    for number in range(-3, steps):                            # three to warm up
+        started = time.perf_counter()
+        batch = next(batches)
+        if number < 0:
+            step(cosine_mse)
+            continue
+        seconds["making the batch"] += time.perf_counter() - started
+        with (patch.object(ConnectionBert, "forward", timed(ConnectionBert.forward, seconds,
+                                                            "forward")),
+              patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward, seconds,
+                                                           "backward")),
+              patch("torch.nn.utils.clip_grad_norm_", timed(
+                  torch.nn.utils.clip_grad_norm_, seconds, "clipping")),
+              patch.object(optimizer, "step", timed(optimizer.step, seconds, "optimizer"))):
+            step(timed(cosine_mse, seconds, "loss"))
+        whole += time.perf_counter() - started
+        pairs += len(batch["score"])
+        with Recorder() as recorder:
+            step(cosine_mse)
+        flops += recorder.flops
+        alone += recorder.seconds_alone()
+    seconds["rest"] = whole - sum(seconds.values())
+    return {
+        "pairs_per_s": pairs / whole, "step_ms": 1000 * whole / steps,
+        "parts": {part: {"ms": 1000 * spent / steps, "share": spent / whole}
+                  for part, spent in seconds.items()},
+        "matrix_products": {
+            "gflop_per_step": flops / steps / 1e9,
+            "gflop_per_s_alone": flops / alone / 1e9,
+            "gflop_per_s_in_training": flops / whole / 1e9,
+            "share_of_step": alone / whole,
+            "share_of_forward_and_backward": alone / (seconds["forward"]
+                                                      + seconds["backward"])},
+    }
+
+
+def padding(batch_size: int, seed: int) -> dict[str, float]:
+    """Tokens per pair in an epoch over the whole training set (exact)."""
+    tokenizer = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu").tokenizer
+    dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"], tokenizer)
+    lengths = dataset.lengths
+    own = sum(map(len, dataset.sentence1)) + sum(map(len, dataset.sentence2))
+
+    def padded(bucket: int) -> float:
+        batches = LengthBucketedBatches(lengths, batch_size, seed, bucket)
+        return sum(2 * len(rows) * max(lengths[row] for row in rows) for rows in batches)
+
+    return {"own": own / len(dataset), "buckets_by_length": padded(50) / len(dataset),
+            "shuffled_only": padded(1) / len(dataset), "all_to_128": 2 * 128.0}
+
+
+def main() -> None:
+    """Measure, keep, print."""
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=60, help="steps that are timed")
+    chosen = options.parse_args()
+    config = TrainingConfig()
+    found = {"full": measure(chosen.steps, config),
+             "frozen_embeddings": measure(chosen.steps, TrainingConfig(freeze_embeddings=True)),
+             "tokens_per_pair": padding(config.batch_size, config.seed)}
+    for name in ("full", "frozen_embeddings"):
+        print(f"{name}: {found[name]['pairs_per_s']:.1f} pairs/s")
+        for part, spent in found[name]["parts"].items():
+            print(f"  {part:18} {spent['ms']:7.1f} ms  {100 * spent['share']:5.1f} %")
+        for part, value in found[name]["matrix_products"].items():
+            print(f"  {part:30} {value:7.2f}")
+    print("tokens per pair: " + "  ".join(f"{name} {value:.1f}" for name, value
+                                          in found["tokens_per_pair"].items()))
+    keep(chosen.output or RESULTS / "where_the_time_goes.json",
+         f"where_the_time_goes.py --steps {chosen.steps}", **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Weights that are averaged: over the last steps, and with those the training started from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class AveragedWeights:
+    """The weights that a training is to keep, where these are not simply the last ones.
+
+    From `average_from` (0..1) of the `steps` on, the mean of the weights after the steps
+    (stochastic weight averaging, arXiv 1803.05407; here with a falling learning rate, and
+    about a hundred times in a run rather than after every step). Of that, `start_share`
+    (0..1) is the weights that the model had when this object was made (WiSE-FT, arXiv
+    2109.01903): what fine-tuning forgot comes back in part.
+    """
+
+    def __init__(self, model: nn.Module, steps: int, average_from: float,
+                 start_share: float) -> None:
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._first = average_from * steps                   # later steps are averaged
+        self._every = max(1, steps // 100)
+        self._start_share = start_share
+        self._start = self._copy() if start_share else None
+        self._mean: list[torch.Tensor] | None = None
+        self._averaged = 0
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after step number `step` (1, 2, …) into the mean."""
+        if step <= self._first or step % self._every:
+            return
+        self._averaged += 1
+        if self._mean is None:
+            self._mean = self._copy()
+        else:
+            torch._foreach_lerp_(self._mean, self._parameters, 1 / self._averaged)
+
+    @contextmanager
+    @torch.no_grad()
+    def in_place(self) -> Iterator[None]:
+        """The model holds the averaged weights in the block, and its own again after it."""
+        kept = self._mean or self._parameters
+        if self._start is not None:
+            kept = torch._foreach_lerp(kept, self._start, self._start_share)
+        if kept is self._parameters:
+            yield
+            return
+        own = self._copy()
+        torch._foreach_copy_(self._parameters, kept)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._parameters, own)
+
+    def _copy(self) -> list[torch.Tensor]:
+        return [p.detach().clone() for p in self._parameters]

@@ -1,0 +1,75 @@
+"""The default model as onnxruntime runs it, in fp32 and in int8, against PyTorch."""
+
+import numpy as np
+import pytest
+
+from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.bert import ConnectionBert
+from connection_utils.evaluation import spearman
+from connection_utils.onnx_bert import OnnxBert
+from connection_utils.reading import read_splits
+from connection_utils.workspace import ROOT
+
+TEXTS = ["A man is playing a flute.", "Someone plays an instrument.", "Hi", "",
+         "The stock market fell today, and nobody who was asked could quite say why.",
+         "word " * 300]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    return OnnxBert(model)
+
+
+@pytest.fixture(scope="module")
+def int8(model):
+    return OnnxBert(model, int8=True)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_fp32_equals_pytorch(model, plain, monkeypatch, pooling):
+    """Any number of texts of any length, though the export saw two of eight tokens."""
+    monkeypatch.setattr(model, "pooling", pooling)
+    monkeypatch.setattr(plain, "pooling", pooling)
+    for texts in (TEXTS, TEXTS[:1], TEXTS * 20):
+        np.testing.assert_allclose(plain.encode(texts), model.encode(texts), atol=1e-5)
+    assert plain.encode([]).shape == (0, 384)
+    np.testing.assert_allclose(np.linalg.norm(plain.encode(TEXTS, normalize=True), axis=1), 1,
+                               atol=1e-5)
+
+
+def test_similarity_equals_pytorch(model, plain):
+    np.testing.assert_allclose(plain.similarity(TEXTS[:3], TEXTS[3:]),
+                               model.similarity(TEXTS[:3], TEXTS[3:]), atol=1e-5)
+
+
+def test_int8_is_smaller_differs_and_scores_as_well(model, plain, int8):
+    """All dev pairs: within a third of a point (× 100) of PyTorch's Spearman."""
+    assert int8.size < 0.7 * plain.size
+    dev = read_splits(ROOT / DEFAULT_DATA)["dev"]
+    expected = model.similarity(dev["sentence1"], dev["sentence2"])
+    found = int8.similarity(dev["sentence1"], dev["sentence2"])
+    assert 0.001 < np.abs(found - expected).max() < 0.15
+    assert spearman(dev["score"], found) > spearman(dev["score"], expected) - 0.0033
+
+
+def test_a_single_str_and_unequal_lists_are_refused(plain):
+    with pytest.raises(TypeError, match="texts is a single str"):
+        plain.encode("Hi")
+    with pytest.raises(ValueError, match="1 first sentences and 2 second ones"):
+        plain.similarity(["a"], ["b", "c"])
+
+
+def test_export_leaves_the_model_in_its_mode_and_says_nothing(model, capsys, recwarn):
+    model.train()
+    try:
+        OnnxBert(model, int8=True)
+        assert model.training
+    finally:
+        model.eval()
+    said = capsys.readouterr()
+    assert said.out == said.err == "" and not list(recwarn)
