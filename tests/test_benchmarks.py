@@ -174,6 +174,22 @@ def test_seeds_are_summed_up_and_a_trained_one_is_not_trained_again(monkeypatch,
         "test_spearman_mean": 87, "test_spearman_std": 1, "train_seconds_most": 320})
 
 
+def test_the_readme_tells_where_the_time_goes_as_measured():
+    kept = json.loads((ROOT / "benchmarks/results/where_the_time_goes.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    full, frozen, tokens = (kept[name] for name in ("full", "frozen_embeddings",
+                                                    "tokens_per_pair"))
+    share = {part: f"{100 * spent['share']:.0f} %" for part, spent in full["parts"].items()}
+    reached = full["matrix_products"]["share_of_forward_and_backward"]
+    for said in (f"16 pairs take {full['step_ms']:.0f} ms", f"{share['forward']} forward",
+                 f"{share['backward']} backward", f"{share['optimizer']} AdamW",
+                 f"{share['clipping']} clipping", f"would take {100 * reached:.0f} % of",
+                 f"hold {tokens['buckets_by_length']:.1f} tokens",
+                 f"which {tokens['own']:.1f} are", f"hold {tokens['shuffled_only']:.1f}.",
+                 f"step takes {frozen['step_ms']:.0f} ms"):
+        assert said in readme, said
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_kept_results_tell_command_machine_and_versions(path):
     kept = json.loads(path.read_text())
