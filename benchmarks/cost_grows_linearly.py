@@ -11,12 +11,11 @@ import argparse
 import json
 import time
 
-from measuring import RESULTS, in_a_process, keep, parser
+from measuring import RESULTS, in_a_process, keep, parser, tokens_per_pair
 
 from connection_utils import (
     ConnectionBert,
     ConnectionDataset,
-    LengthBucketedBatches,
     TrainingConfig,
     read_splits,
     train,
@@ -35,13 +34,10 @@ def epoch(size: int, seed: int) -> dict[str, float]:
     dataset = ConnectionDataset(pairs, model.tokenizer)
     tokenizing = time.perf_counter() - started
     config = TrainingConfig(epochs=1, evaluations_per_epoch=1, seed=seed)
-    lengths = dataset.lengths
-    padded = sum(2 * len(rows) * max(lengths[row] for row in rows) for rows in
-                 LengthBucketedBatches(lengths, config.batch_size, seed))
-    own = sum(map(len, dataset.sentence1)) + sum(map(len, dataset.sentence2))
+    tokens = tokens_per_pair(dataset, config.batch_size, seed)
     history = train(model, dataset, splits["dev"].head(50), config)
-    return {"pairs": size, "own_tokens_per_pair": own / size,
-            "padded_tokens_per_pair": padded / size,
+    return {"pairs": size, "own_tokens_per_pair": tokens["own"],
+            "padded_tokens_per_pair": tokens["padded"],
             "tokenizing_pairs_per_s": size / tokenizing,
             "train_seconds": history.seconds, "train_pairs_per_s": size / history.seconds}
 

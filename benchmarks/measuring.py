@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from connection_utils import ConnectionDataset, LengthBucketedBatches
 from connection_utils.files import write_whole
 from connection_utils.workspace import ROOT, shown
 
@@ -37,6 +39,16 @@ def in_a_process(script: str, *arguments: object) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def tokens_per_pair(dataset: ConnectionDataset, batch_size: int, seed: int,
+                    bucket: int = 50) -> dict[str, float]:
+    """Tokens in an epoch over the pairs (exact): the texts' own, and with padding."""
+    lengths = dataset.lengths
+    own = sum(map(len, dataset.sentence1)) + sum(map(len, dataset.sentence2))
+    padded = sum(2 * len(rows) * max(lengths[row] for row in rows)
+                 for rows in LengthBucketedBatches(lengths, batch_size, seed, bucket))
+    return {"own": own / len(dataset), "padded": padded / len(dataset)}
+
+
 def machine() -> dict[str, object]:
     """What the numbers were measured on."""
     names = ("torch", "transformers", "sentence-transformers", "accelerate", "onnxruntime",
@@ -52,9 +64,21 @@ def machine() -> dict[str, object]:
 
 
 def keep(output: Path, command: str, **found: object) -> None:
-    """Write what was found as JSON, with the command, the date and the machine."""
+    """Write what was found as JSON, with the command, the date and the machine.
+
+    An infinite number (a quality that was never reached) is written as null.
+    """
     record = {"command": f"python benchmarks/{command}", "date": f"{date.today()}",
-              "machine": machine(), **found}
+              "machine": machine(), **_without_infinity(found)}
     with write_whole(output) as scratch:
-        scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        scratch.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n",
+                           encoding="utf-8")
     print(f"written to {shown(output)}")
+
+
+def _without_infinity(found):
+    if isinstance(found, dict):
+        return {name: _without_infinity(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_without_infinity(value) for value in found]
+    return None if found == math.inf else found

@@ -1,11 +1,12 @@
-"""What does fine-tuning cost on texts of a kind that it did not see?
+"""What does fine-tuning bring, or cost, on texts of a kind that it did not see?
 
-    python benchmarks/transfer.py --settings post cosent best
+    python benchmarks/transfer.py --settings post best
 
 Each genre of the STS benchmark is left out in turn: the model is fine-tuned on the pairs of
 the other genres, whose dev pairs also choose its weights, and then scores the dev pairs of
-the genre that it never saw. Test pairs play no part. The result goes to
-benchmarks/results/ as JSON.
+the genre that it never saw. It does so several times, with more and more of the weights that
+it started from mixed into its own (`start_share` in `TrainingConfig`). Test pairs play no
+part. The result goes to benchmarks/results/ as JSON; notebook 04 draws it.
 """
 
 import argparse
@@ -18,47 +19,49 @@ from connection_utils import (
     RECIPES,
     ConnectionBert,
     ConnectionDataset,
-    TrainingConfig,
     read_splits,
     spearman,
     train,
 )
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.averaging import AveragedWeights
 from connection_utils.workspace import ROOT
 
 GENRES = ("captions", "news", "forum")      # main-forum in train is main-forums elsewhere
-SETTINGS = RECIPES | {
-    "cosent": TrainingConfig(loss="cosent"),
-    "post_with_start": replace(RECIPES["post"], start_share=0.4),
-    "cosent_with_start": TrainingConfig(loss="cosent", start_share=0.4),
-}
+START_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
 
 
-def leave_out(genre: str, name: str, seed: int) -> dict[str, object]:
-    """Dev Spearman (× 100) of the genre left out, and of the others, before and after."""
+def leave_out(genre: str, recipe: str, seed: int) -> dict[str, object]:
+    """Dev Spearman (× 100) of the genre left out and of the others, before and after."""
     splits = read_splits(ROOT / DEFAULT_DATA)
     model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
     seen = {split: pairs[~pairs["genre"].str.contains(genre)].reset_index(drop=True)
             for split, pairs in splits.items()}
     unseen = splits["dev"][splits["dev"]["genre"].str.contains(genre)]
 
-    def scores(when: str) -> dict[str, float]:
-        return {f"{which}_{when}": 100 * spearman(pairs["score"], model.similarity(
+    def scores() -> dict[str, float]:
+        return {name: 100 * spearman(pairs["score"], model.similarity(
             pairs["sentence1"], pairs["sentence2"]))
-            for which, pairs in (("unseen", unseen), ("seen", seen["dev"]))}
+            for name, pairs in (("unseen", unseen), ("seen", seen["dev"]))}
 
-    before = scores("before")
+    before = scores()
+    mixed = {share: AveragedWeights(model, steps=1, average_from=1, start_share=share)
+             for share in START_SHARES}
     train(model, ConnectionDataset(seen["train"], model.tokenizer), seen["dev"],
-          replace(SETTINGS[name], seed=seed))
-    return {"left_out": genre, "settings": name, "seed": seed,
+          replace(RECIPES[recipe], seed=seed, start_share=0))
+    after = []
+    for share, weights in mixed.items():
+        with weights.in_place():
+            after.append({"start_share": share, **scores()})
+    return {"left_out": genre, "settings": recipe, "seed": seed,
             "train_pairs": len(seen["train"]), "unseen_pairs": len(unseen),
-            **before, **scores("after")}
+            "before": before, "after": after}
 
 
 def main() -> None:
     """Measure, keep, print."""
     options = parser(__doc__)
-    options.add_argument("--settings", nargs="+", choices=SETTINGS, default=["post", "best"])
+    options.add_argument("--settings", nargs="+", choices=RECIPES, default=["post", "best"])
     options.add_argument("--seed", type=int, default=12)
     options.add_argument("--genre", help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -66,14 +69,13 @@ def main() -> None:
         print(json.dumps(leave_out(chosen.genre, chosen.settings[0], chosen.seed)))
         return
     runs = []
-    for name in chosen.settings:
+    for recipe in chosen.settings:
         for genre in GENRES:
-            runs.append(in_a_process(__file__, "--genre", genre, "--settings", name,
+            runs.append(in_a_process(__file__, "--genre", genre, "--settings", recipe,
                                      "--seed", chosen.seed))
-            print("  ".join(f"{key} {value:.2f}" if isinstance(value, float) else
-                            f"{key} {value}" for key, value in runs[-1].items()), flush=True)
+            print(json.dumps(runs[-1]), flush=True)
     keep(chosen.output or RESULTS / "transfer.json",
-         f"transfer.py --settings {' '.join(chosen.settings)}", runs=runs)
+         f"transfer.py --settings {' '.join(chosen.settings)} --seed {chosen.seed}", runs=runs)
 
 
 if __name__ == "__main__":

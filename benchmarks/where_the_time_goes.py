@@ -16,16 +16,17 @@ from functools import wraps
 from unittest.mock import patch
 
 import torch
-from measuring import RESULTS, keep, parser
+from measuring import RESULTS, keep, parser, tokens_per_pair
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from connection_utils import (
     ConnectionBert,
     ConnectionDataset,
-    LengthBucketedBatches,
     TrainingConfig,
     connection_loader,
     cosine_mse,
+    load_tokenizer,
     read_splits,
 )
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
@@ -53,18 +54,6 @@ class Recorder(TorchDispatchMode):
             self.products.append((operation, [(tuple(a.shape), a.stride()) for a in args
                                               if isinstance(a, torch.Tensor)]))
         return operation(*args, **(kwargs or {}))
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions of all products."""
-        total = 0
-        for _, operands in self.products:
-            (*left, inner), (*_, columns) = operands[-2][0], operands[-1][0]
-            rows = 1
-            for size in left:
-                rows *= size
-            total += 2 * rows * inner * columns
-        return total
 
     def seconds_alone(self) -> float:
         """The same products on random numbers, one after the other; the better of two."""
@@ -132,9 +121,9 @@ def measure(steps: int, config: TrainingConfig) -> dict[str, object]:
             step(timed(cosine_mse, seconds, "loss"))
         whole += time.perf_counter() - started
         pairs += len(batch["score"])
-        with Recorder() as recorder:
+        with FlopCounterMode(display=False) as counter, Recorder() as recorder:
             step(cosine_mse)
-        flops += recorder.flops
+        flops += counter.get_total_flops()
         alone += recorder.seconds_alone()
     seconds["rest"] = whole - sum(seconds.values())
     return {
@@ -153,17 +142,12 @@ def measure(steps: int, config: TrainingConfig) -> dict[str, object]:
 
 def padding(batch_size: int, seed: int) -> dict[str, float]:
     """Tokens per pair in an epoch over the whole training set (exact)."""
-    tokenizer = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu").tokenizer
-    dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"], tokenizer)
-    lengths = dataset.lengths
-    own = sum(map(len, dataset.sentence1)) + sum(map(len, dataset.sentence2))
-
-    def padded(bucket: int) -> float:
-        batches = LengthBucketedBatches(lengths, batch_size, seed, bucket)
-        return sum(2 * len(rows) * max(lengths[row] for row in rows) for rows in batches)
-
-    return {"own": own / len(dataset), "buckets_by_length": padded(50) / len(dataset),
-            "shuffled_only": padded(1) / len(dataset), "all_to_128": 2 * 128.0}
+    dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"],
+                                load_tokenizer(ROOT / DEFAULT_MODEL))
+    buckets, shuffled = (tokens_per_pair(dataset, batch_size, seed, bucket)
+                         for bucket in (50, 1))
+    return {"own": buckets["own"], "buckets_by_length": buckets["padded"],
+            "shuffled_only": shuffled["padded"], "all_to_128": 2 * 128.0}
 
 
 def main() -> None:

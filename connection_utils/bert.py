@@ -24,6 +24,7 @@ from connection_utils.model_files import (
     write_siamese_settings,
     write_vocab_txt,
 )
+from connection_utils.packing import PACKED, last_hidden_state
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -73,6 +74,7 @@ class ConnectionBert(nn.Module):
         if not 3 <= max_length <= longest:
             raise ValueError(f"max_length is {max_length}; expected 3 to {longest}, the "
                              "positions that this model knows")
+        bert.set_attn_implementation(PACKED)
         self.bert = bert
         self.tokenizer = tokenizer
         self.pooling = pooling
@@ -109,8 +111,8 @@ class ConnectionBert(nn.Module):
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids (n, tokens) and their mask -> sentence embeddings (n, hidden)."""
-        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask)
-        return POOLINGS[self.pooling](hidden.last_hidden_state, attention_mask)
+        hidden = last_hidden_state(self.bert, input_ids, attention_mask)
+        return POOLINGS[self.pooling](hidden, attention_mask)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 return_embeddings: bool = False

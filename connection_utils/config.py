@@ -11,6 +11,7 @@ class TrainingConfig:
 
     epochs: int = 2
     batch_size: int = 16               # pairs
+    bucket: int = 50                   # batches sorted by length together; 1: only shuffled
     learning_rate: float = 5e-5        # at the end of the warm-up
     warmup_ratio: float = 0.1          # share of the steps; then down to 0 in a line
     weight_decay: float = 0.01         # AdamW; not on biases and LayerNorm
@@ -27,8 +28,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("evaluations_per_epoch", 1),
-                          ("frozen_layers", 0)):
+        for name, low in (("epochs", 1), ("batch_size", 1), ("bucket", 1),
+                          ("evaluations_per_epoch", 1), ("frozen_layers", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {low} or more")
         if not 0 < self.learning_rate < 1:
@@ -49,8 +50,8 @@ class TrainingConfig:
 
 RECIPES = {
     "post": TrainingConfig(),                       # the original post's; notebook 03 trains it
-    "fast": TrainingConfig(loss="cosent", epochs=1, freeze_embeddings=True, start_share=0.2,
+    "fast": TrainingConfig(loss="cosent", epochs=1, bucket=1, freeze_embeddings=True,
                            evaluations_per_epoch=1),
-    "best": TrainingConfig(loss="cosent_mse", epochs=3, freeze_embeddings=True,
-                           evaluations_per_epoch=1, average_from=0.75, start_share=0.2),
+    "best": TrainingConfig(loss="cosent", epochs=2, bucket=1, freeze_embeddings=True,
+                           evaluations_per_epoch=1, average_from=0.75),
 }

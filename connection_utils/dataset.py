@@ -115,11 +115,11 @@ class LengthBucketedBatches(Sampler[list[int]]):
 
 
 def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,
-                      pin_memory: bool = False) -> DataLoader:
+                      pin_memory: bool = False, bucket: int = 50) -> DataLoader:
     """A DataLoader of length-bucketed shuffled batches (``batch_sampler`` is one of ours)."""
     return DataLoader(
         dataset,
-        batch_sampler=LengthBucketedBatches(dataset.lengths, batch_size, seed),
+        batch_sampler=LengthBucketedBatches(dataset.lengths, batch_size, seed, bucket),
         collate_fn=partial(collate_connections, pad_token_id=dataset.pad_token_id),
         pin_memory=pin_memory,
     )

@@ -31,6 +31,7 @@ from connection_utils.workspace import shown
 HELP = {
     "epochs": "how often each pair is seen",
     "batch_size": "pairs in a step",
+    "bucket": "so many batches share pairs sorted by length (1: only shuffled)",
     "learning_rate": "highest learning rate, at the end of the warm-up",
     "warmup_ratio": "share of the steps in which the learning rate rises",
     "weight_decay": "AdamW's weight decay",

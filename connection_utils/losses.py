@@ -35,9 +35,8 @@ def cosent_mse(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
     """cosent + `weight` * cosine_mse: the order of the pairs, and the cosine's own scale.
 
     u, v: (batch, hidden), score: (batch,). CoSENT alone is free to move the cosines of one
-    kind of text against those of another; the second term holds them near the score. On the
-    STS benchmark's forum pairs, left out of training, `weight` 0 loses five points of dev
-    Spearman (× 100), 20 half a point (one run each; see benchmarks/transfer.py).
+    kind of text against those of another; the second term holds them near the score.
+    benchmarks/transfer.py measures what that is worth on a genre left out of training.
     """
     return cosent(u, v, score) + weight * cosine_mse(u, v, score)
 

@@ -50,8 +50,9 @@ def execute(notebook: nbformat.NotebookNode, name: str, target: Path,
     clock.start()
     client = NotebookClient(
         notebook, timeout=None, kernel_name="python3", store_widget_state=not checking,
-        record_timing=False, resources={"metadata": {"path": str(NOTEBOOKS)}},
-        on_cell_start=count, extra_arguments=["--log-level=ERROR"])
+        record_timing=False, coalesce_streams=True,
+        resources={"metadata": {"path": str(NOTEBOOKS)}}, on_cell_start=count,
+        extra_arguments=["--log-level=ERROR"])
     try:
         client.execute(env=os.environ | ({"CONNECTION_CHECK": "1"} if checking else {}))
     except DeadKernelError:

@@ -13,17 +13,19 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from connection_utils.bert import POOLINGS, ConnectionBert
 from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
+from connection_utils.files import write_whole
 
 
 def export_onnx(model: ConnectionBert, path: str | Path, int8: bool = False) -> None:
-    """Write `model`'s BERT as one .onnx file: token ids and mask -> ``last_hidden_state``.
+    """Write `model`'s BERT as one .onnx file, whole or not at all.
 
-    ``input_ids`` and ``attention_mask`` are (n, tokens) int64, the result is (n, tokens,
-    hidden) float32; pooling is left to whoever runs it. With `int8` the linear layers
-    multiply in 8 bits: weights are rounded once, a scale for each output channel, and
-    activations while it runs, a scale for each batch (dynamic quantization). Weights take
-    7 of the 8 bits, as CPUs without VNNI add products up in 16 bits, which 8 would
-    overflow. Embedding tables stay float32.
+    Token ids and mask go in, ``last_hidden_state`` comes out: ``input_ids`` and
+    ``attention_mask`` are (n, tokens) int64, the result is (n, tokens, hidden) float32;
+    pooling is left to whoever runs it. With `int8` the linear layers multiply in 8 bits:
+    weights are rounded once, a scale for each output channel, and activations while it
+    runs, a scale for each batch (dynamic quantization). Weights take 7 of the 8 bits, as
+    CPUs without VNNI add products up in 16 bits, which 8 would overflow. Embedding tables
+    stay float32.
     """
     n, tokens = torch.export.Dim("n"), torch.export.Dim("tokens")
     ids = torch.ones((2, 8), dtype=torch.long, device=model.device)
@@ -31,16 +33,17 @@ def export_onnx(model: ConnectionBert, path: str | Path, int8: bool = False) -> 
     mask[1, 5:] = 0            # without padding the exporter would leave the mask out
     was_training = model.training
     try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with (tempfile.TemporaryDirectory() as folder, write_whole(path) as scratch,
+              warnings.catch_warnings()):
             warnings.simplefilter("ignore")              # the exporter's talk to its makers
-            plain = Path(folder) / "model.onnx" if int8 else path
+            plain = Path(folder) / "model.onnx" if int8 else scratch
             torch.onnx.export(
                 _LastHiddenState(model.eval()), (ids, mask), plain,
                 input_names=["input_ids", "attention_mask"],
                 output_names=["last_hidden_state"], external_data=False, verbose=False,
                 dynamic_shapes=({0: n, 1: tokens}, {0: n, 1: tokens}))
             if int8:
-                quantize_dynamic(plain, path, weight_type=QuantType.QInt8, per_channel=True,
+                quantize_dynamic(plain, scratch, weight_type=QuantType.QInt8, per_channel=True,
                                  reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
     finally:
         model.train(was_training)

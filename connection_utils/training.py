@@ -121,7 +121,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
            config: TrainingConfig, on_evaluation: Callable | None, on_step: Callable | None,
            stop: threading.Event) -> History:
     loader = connection_loader(train_set, config.batch_size, config.seed,
-                               pin_memory=model.device.type == "cuda")
+                               model.device.type == "cuda", config.bucket)
     history = History(config, steps=config.epochs * len(loader))
     freeze(model, config.freeze_embeddings, config.frozen_layers)
     optimizer = build_optimizer(model, config)

@@ -99,7 +99,7 @@ def trained(few, **changes):
 
 
 def test_training_keeps_the_mean_and_trains_on_from_its_own_weights(few):
-    """With one evaluation at the end, so that there is nothing to choose from."""
+    """Of two evaluations, at steps 3 and 6, the better one's weights: looked up below."""
     _, plain, _, before = trained(few)
     start, steps, kept, history = trained(few, average_from=0.5, start_share=0.25)
     assert history.step_losses == before.step_losses           # averaging disturbs nothing

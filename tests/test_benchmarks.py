@@ -65,6 +65,19 @@ def test_a_quality_that_is_not_reached_takes_for_ever():
     assert found == {"median": 0.5, "min": 0.5, "max": math.inf}
 
 
+def test_what_is_kept_is_strict_json(tmp_path):
+    """No `Infinity`, which only Python would read; and no NaN at all."""
+    kept = tmp_path / "kept.json"
+    measuring.keep(kept, "x.py --a 1", ratio={"median": 2.0, "max": math.inf},
+                   turns=[{"seconds": 3.0}])
+    record = json.loads(kept.read_text(), parse_constant=pytest.fail)
+    assert record["ratio"] == {"median": 2.0, "max": None}
+    assert record["turns"] == [{"seconds": 3.0}]
+    assert record["command"] == "python benchmarks/x.py --a 1" and record["machine"]["cores"]
+    with pytest.raises(ValueError, match="nan"):
+        measuring.keep(kept, "x.py", ratio=math.nan)
+
+
 def test_both_train_on_the_same_pairs_of_all_genres():
     one, same = (compare._splits(300, 4)["train"] for _ in range(2))
     assert one.equals(same) and len(one) == 300 and one["genre"].nunique() == 3
@@ -101,14 +114,15 @@ def test_the_comparison_is_drawn_from_what_was_measured():
     plt.close(figure)
 
 
-def test_matrix_products_are_counted_by_their_definition():
-    """2 · rows · inner · columns for each, forward and backward."""
+def test_matrix_products_are_recorded_forward_and_backward():
+    """As torch's counter counts them, too: 2 · rows · inner · columns for each."""
     a, b = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
     layer = torch.nn.Linear(7, 8)
-    with where_the_time_goes.Recorder() as recorder:
+    with (where_the_time_goes.FlopCounterMode(display=False) as counter,
+          where_the_time_goes.Recorder() as recorder):
         a @ b
         layer(torch.randn(9, 7, requires_grad=True)).sum().backward()
-    assert recorder.flops == 2 * 3 * 4 * 5 * 6 + 3 * (2 * 9 * 7 * 8)
+    assert counter.get_total_flops() == 2 * 3 * 4 * 5 * 6 + 3 * (2 * 9 * 7 * 8)
     assert len(recorder.products) == 4 and recorder.seconds_alone() > 0
 
 
@@ -148,14 +162,18 @@ def test_a_genre_left_out_is_not_trained_on(monkeypatch):
     monkeypatch.setattr(transfer, "ConnectionDataset",
                         lambda pairs, tokenizer: seen.append(set(pairs["genre"]))
                         or ConnectionDataset(pairs, tokenizer))
-    monkeypatch.setitem(transfer.SETTINGS, "post", replace(
+    monkeypatch.setitem(transfer.RECIPES, "post", replace(
         RECIPES["post"], epochs=1, evaluations_per_epoch=1))
+    monkeypatch.setattr(transfer, "START_SHARES", (0.0, 0.999999))
     found = transfer.leave_out("forum", "post", 1)
     others = {"main-news", "main-captions"}
     assert seen == [others, (found["train_pairs"], others)]
     assert (found["train_pairs"], found["unseen_pairs"]) == (5275, 375)
-    assert found["unseen_before"] == pytest.approx(80.8, abs=0.1)
-    assert found["unseen_after"] != found["unseen_before"]
+    assert found["before"]["unseen"] == pytest.approx(80.8, abs=0.1)
+    trained, nearly_the_start = found["after"]
+    for name, before in found["before"].items():
+        assert abs(trained[name] - before) > 0.01
+        assert nearly_the_start[name] == pytest.approx(before, abs=0.01)
 
 
 def test_seeds_are_summed_up_and_a_trained_one_is_not_trained_again(monkeypatch, tmp_path):

@@ -132,7 +132,7 @@ def test_links_lead_somewhere(path):
 
 def executed(notebook, folder):
     """A copy, run as JupyterLab, VS Code or papermill might: in any working directory."""
-    return NotebookClient(notebook, timeout=600, kernel_name="python3",
+    return NotebookClient(notebook, timeout=600, kernel_name="python3", coalesce_streams=True,
                           resources={"metadata": {"path": str(folder)}}).execute()
 
 
