@@ -133,7 +133,7 @@ SAME = TrainingConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=LEARNING_RA
 TASKS = {
     "ours": lambda n, seed: train_ours(n, seed, SAME),
     "theirs": lambda n, seed: train_theirs(n, seed, 1),
-    "ours_frozen": lambda n, seed: train_ours(n, seed, replace(SAME, freeze_embeddings=True)),
+    "ours_frozen": lambda n, seed: train_ours(n, seed, replace(SAME, frozen_layers=1)),
     "theirs_by_length": lambda n, seed: train_theirs(n, seed, 1, "group_by_length"),
     "encode_ours": lambda n, seed: encode(n, seed, "ours"),
     "encode_ours_onnx": lambda n, seed: encode(n, seed, "ours_onnx"),

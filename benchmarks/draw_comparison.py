@@ -23,7 +23,7 @@ PANELS = (
     ("training, pairs/s", "pairs_per_s", (
         ("theirs", "sentence-transformers", THEIRS),
         ("theirs_by_length", "… batches by length", THEIRS),
-        ("ours", "this series", OURS), ("ours_frozen", "… embeddings frozen", OURS))),
+        ("ours", "this series", OURS), ("ours_frozen", "… lowest layer frozen", OURS))),
     ("encoding, sentences/s", "sentences_per_s", (
         ("encode_theirs", "sentence-transformers", THEIRS),
         ("encode_ours", "this series", OURS),

@@ -37,7 +37,6 @@ _HOME = {
     "check_collapse": "evaluation",
     "cosine_mse": "losses",
     "cosent": "losses",
-    "cosent_mse": "losses",
     "multiple_negatives_ranking": "losses",
     "LOSSES": "losses",
     "TrainingConfig": "config",

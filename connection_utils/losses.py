@@ -20,25 +20,14 @@ def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
     """Pairs with a higher score shall have a higher cosine; u, v: (batch, hidden).
 
     log(1 + sum of exp(scale * (cos_i - cos_j)) over all i, j with score_i < score_j): only
-    the order of the scores counts, as in Spearman's correlation, so it needs batches of
-    more than one pair. `score` is (batch,). Source: Su Jianlin, "CoSENT" (kexue.fm,
-    archive 8847, 2022).
+    the order of the scores counts, as in Spearman's correlation. Each batch is ordered by
+    itself, so it should hold pairs of all kinds (`bucket=1` in `TrainingConfig`). `score`
+    is (batch,). Source: Su Jianlin, "CoSENT" (kexue.fm, archive 8847, 2022).
     """
     cosines = scale * F.cosine_similarity(u, v)
     differences = cosines[:, None] - cosines[None, :]               # (batch, batch)
     wrong_order = differences[score[:, None] < score[None, :]]
     return torch.logsumexp(torch.cat([wrong_order.new_zeros(1), wrong_order]), dim=0)
-
-
-def cosent_mse(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
-               weight: float = 20.0) -> torch.Tensor:
-    """cosent + `weight` * cosine_mse: the order of the pairs, and the cosine's own scale.
-
-    u, v: (batch, hidden), score: (batch,). CoSENT alone is free to move the cosines of one
-    kind of text against those of another; the second term holds them near the score.
-    benchmarks/transfer.py measures what that is worth on a genre left out of training.
-    """
-    return cosent(u, v, score) + weight * cosine_mse(u, v, score)
 
 
 def multiple_negatives_ranking(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
@@ -61,6 +50,5 @@ def multiple_negatives_ranking(u: torch.Tensor, v: torch.Tensor, score: torch.Te
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "cosine_mse": cosine_mse,
     "cosent": cosent,
-    "cosent_mse": cosent_mse,
     "multiple_negatives_ranking": multiple_negatives_ranking,
 }

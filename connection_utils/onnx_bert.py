@@ -1,8 +1,10 @@
 """A ConnectionBert as onnxruntime runs it: faster than PyTorch on a CPU, in fp32 or int8."""
 
+import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,7 @@ def export_onnx(model: ConnectionBert, path: str | Path, int8: bool = False) -> 
     was_training = model.training
     try:
         with (tempfile.TemporaryDirectory() as folder, write_whole(path) as scratch,
-              warnings.catch_warnings()):
-            warnings.simplefilter("ignore")              # the exporter's talk to its makers
+              _quiet()):
             plain = Path(folder) / "model.onnx" if int8 else scratch
             torch.onnx.export(
                 _LastHiddenState(model.eval()), (ids, mask), plain,
@@ -47,6 +48,22 @@ def export_onnx(model: ConnectionBert, path: str | Path, int8: bool = False) -> 
                                  reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings in the block: exporter and quantizer talk to their makers."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    before = root.manager.disable
+    root.addHandler(nowhere)               # or the first warning would give root a handler
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        root.removeHandler(nowhere)
 
 
 class _LastHiddenState(torch.nn.Module):

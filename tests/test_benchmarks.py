@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare_sentence_transformers as compare
 import cost_grows_linearly
 import draw_comparison
+import measuring
 import seeds
 import transfer
 import where_the_time_goes
@@ -74,7 +75,7 @@ def test_what_is_kept_is_strict_json(tmp_path):
     assert record["ratio"] == {"median": 2.0, "max": None}
     assert record["turns"] == [{"seconds": 3.0}]
     assert record["command"] == "python benchmarks/x.py --a 1" and record["machine"]["cores"]
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(ValueError, match="JSON"):
         measuring.keep(kept, "x.py", ratio=math.nan)
 
 
@@ -203,9 +204,22 @@ def test_the_readme_tells_where_the_time_goes_as_measured():
                  f"{share['backward']} backward", f"{share['optimizer']} AdamW",
                  f"{share['clipping']} clipping", f"would take {100 * reached:.0f} % of",
                  f"hold {tokens['buckets_by_length']:.1f} tokens",
-                 f"which {tokens['own']:.1f} are", f"hold {tokens['shuffled_only']:.1f}.",
+                 f"which {tokens['own']:.1f} are", f"hold {tokens['shuffled_only']:.1f})",
                  f"step takes {frozen['step_ms']:.0f} ms"):
         assert said in readme, said
+
+
+def test_the_readme_tells_the_recipe_best_as_measured():
+    kept = json.loads((ROOT / "benchmarks/results/seeds_best.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    seconds = [each["train_seconds"] for each in kept["seeds"]]
+    for said in (
+            f"**{kept['test_spearman_mean']:.2f} ± {kept['test_spearman_std']:.2f}**",
+            f"mean of [{len(kept['seeds'])} seeds]",
+            f"{min(seconds):.0f} to {max(seconds):.0f} s of training steps",
+            " and ".join(f"{each['test_spearman']:.2f}" for each in kept["seeds"][:2])):
+        assert said in readme, said
+    assert kept["test_spearman_mean"] >= 86.3 and max(seconds) <= 6 * 60
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

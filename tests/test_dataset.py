@@ -253,9 +253,10 @@ def batches_of(loader: DataLoader) -> list[dict[str, torch.Tensor]]:
     return batches
 
 
-def test_the_loader_gives_every_pair_once_in_the_samplers_order(many):
-    loader = connection_loader(many, batch_size=8, seed=3)
-    expected = list(LengthBucketedBatches(many.lengths, 8, seed=3))
+@pytest.mark.parametrize("bucket", [50, 1])
+def test_the_loader_gives_every_pair_once_in_the_samplers_order(many, bucket):
+    loader = connection_loader(many, batch_size=8, seed=3, bucket=bucket)
+    expected = list(LengthBucketedBatches(many.lengths, 8, seed=3, bucket=bucket))
     batches = batches_of(loader)
     assert len(loader) == len(batches) == 7
     for rows, batch in zip(expected, batches, strict=True):

@@ -9,7 +9,6 @@ from connection_utils.assets import DEFAULT_MODEL
 from connection_utils.losses import (
     LOSSES,
     cosent,
-    cosent_mse,
     cosine_mse,
     multiple_negatives_ranking,
 )
@@ -58,13 +57,6 @@ def test_cosent_equals_sentence_transformers(theirs):
     score = torch.tensor([0.0, 0.2, 0.2, 0.9, 0.5, 1.0, 0.5, 0.5, 0.1])
     expected = theirs("CoSENTLoss", u, v, score)
     torch.testing.assert_close(cosent(u, v, score), expected, atol=1e-5, rtol=0)
-
-
-def test_cosent_mse_is_the_sum_of_the_two():
-    u, v, score = torch.randn(6, 8), torch.randn(6, 8), torch.rand(6)
-    parts = cosent(u, v, score) + 3 * cosine_mse(u, v, score)
-    torch.testing.assert_close(cosent_mse(u, v, score, weight=3), parts)
-    assert LOSSES["cosent_mse"](u, v, score) > cosent_mse(u, v, score, weight=1)
 
 
 @pytest.mark.parametrize("score", [[0.7], [0.4, 0.4, 0.4]], ids=str)

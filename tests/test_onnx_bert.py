@@ -1,5 +1,7 @@
 """The default model as onnxruntime runs it, in fp32 and in int8, against PyTorch."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,16 @@ def test_int8_is_smaller_differs_and_scores_as_well(model, plain, int8):
     found = int8.similarity(dev["sentence1"], dev["sentence2"])
     assert 0.001 < np.abs(found - expected).max() < 0.15
     assert spearman(dev["score"], found) > spearman(dev["score"], expected) - 0.0033
+
+
+def test_making_one_says_nothing_and_leaves_logging_as_it_was(model, capfd):
+    """Exporter and quantizer would fill a notebook with warnings."""
+    root = logging.getLogger()
+    before = list(root.handlers), root.manager.disable
+    OnnxBert(model, int8=True)
+    assert (list(root.handlers), root.manager.disable) == before
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
 
 
 def test_a_single_str_and_unequal_lists_are_refused(plain):

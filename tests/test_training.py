@@ -311,6 +311,14 @@ def test_what_is_frozen_keeps_every_bit_and_all_else_learns(few, settings, froze
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == kept
 
 
+def test_bucket_decides_which_pairs_share_a_batch(few):
+    by_length, again, shuffled = (trained(few, dataclasses.replace(
+        SHORT, epochs=1, bucket=bucket))[1].step_losses for bucket in (50, 50, 1))
+    assert by_length == again != shuffled
+    with pytest.raises(ValueError, match="bucket is 0; expected 1 or more"):
+        TrainingConfig(bucket=0)
+
+
 def test_a_later_training_with_nothing_frozen_trains_all_again(few):
     model, start = fresh(), fresh()
     train_set = ConnectionDataset(few["train"], model.tokenizer)
