@@ -34,7 +34,7 @@ def epoch(size: int, seed: int) -> dict[str, float]:
     dataset = ConnectionDataset(pairs, model.tokenizer)
     tokenizing = time.perf_counter() - started
     config = TrainingConfig(epochs=1, evaluations_per_epoch=1, seed=seed)
-    tokens = tokens_per_pair(dataset, config.batch_size, seed)
+    tokens = tokens_per_pair(dataset, config.batch_size, seed, config.bucket)
     history = train(model, dataset, splits["dev"].head(50), config)
     return {"pairs": size, "own_tokens_per_pair": tokens["own"],
             "padded_tokens_per_pair": tokens["padded"],

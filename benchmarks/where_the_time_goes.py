@@ -91,7 +91,8 @@ def measure(steps: int, config: TrainingConfig) -> dict[str, object]:
     torch.manual_seed(config.seed)
     model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
     dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"], model.tokenizer)
-    loader = connection_loader(dataset, config.batch_size, config.seed)
+    loader = connection_loader(dataset, config.batch_size, config.seed,
+                               bucket=config.bucket)
     freeze(model, config.freeze_embeddings, config.frozen_layers)
     optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, len(loader), config)

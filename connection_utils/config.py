@@ -11,7 +11,7 @@ class TrainingConfig:
 
     epochs: int = 2
     batch_size: int = 16               # pairs
-    bucket: int = 50                   # batches sorted by length together; 1: only shuffled
+    bucket: int = 1                    # 1: shuffled; more: so many sorted by length together
     learning_rate: float = 5e-5        # at the end of the warm-up
     warmup_ratio: float = 0.1          # share of the steps; then down to 0 in a line
     weight_decay: float = 0.01         # AdamW; not on biases and LayerNorm
@@ -50,8 +50,8 @@ class TrainingConfig:
 
 RECIPES = {
     "post": TrainingConfig(),                       # the original post's; notebook 03 trains it
-    "fast": TrainingConfig(loss="cosent", epochs=1, bucket=1, freeze_embeddings=True,
+    "fast": TrainingConfig(loss="cosent", epochs=1, freeze_embeddings=True,
                            evaluations_per_epoch=1),
-    "best": TrainingConfig(loss="cosent", epochs=2, bucket=1, freeze_embeddings=True,
+    "best": TrainingConfig(loss="cosent", epochs=2, freeze_embeddings=True,
                            evaluations_per_epoch=1, average_from=0.75),
 }

@@ -115,8 +115,12 @@ class LengthBucketedBatches(Sampler[list[int]]):
 
 
 def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,
-                      pin_memory: bool = False, bucket: int = 50) -> DataLoader:
-    """A DataLoader of length-bucketed shuffled batches (``batch_sampler`` is one of ours)."""
+                      pin_memory: bool = False, bucket: int = 1) -> DataLoader:
+    """A DataLoader of shuffled batches; its ``batch_sampler`` is a LengthBucketedBatches.
+
+    `bucket` is that sampler's: 1 only shuffles, 50 saves most of the padding. ConnectionBert
+    computes little of the padding anyway, so it pays for long texts of unlike lengths.
+    """
     return DataLoader(
         dataset,
         batch_sampler=LengthBucketedBatches(dataset.lengths, batch_size, seed, bucket),

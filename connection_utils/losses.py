@@ -21,8 +21,8 @@ def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
 
     log(1 + sum of exp(scale * (cos_i - cos_j)) over all i, j with score_i < score_j): only
     the order of the scores counts, as in Spearman's correlation. Each batch is ordered by
-    itself, so it should hold pairs of all kinds (`bucket=1` in `TrainingConfig`). `score`
-    is (batch,). Source: Su Jianlin, "CoSENT" (kexue.fm, archive 8847, 2022).
+    itself, so it should hold pairs of all kinds, as a shuffled one does. `score` is
+    (batch,). Source: Su Jianlin, "CoSENT" (kexue.fm, archive 8847, 2022).
     """
     cosines = scale * F.cosine_similarity(u, v)
     differences = cosines[:, None] - cosines[None, :]               # (batch, batch)

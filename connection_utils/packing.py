@@ -7,6 +7,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED = "packed"              # the name under which transformers knows `_attention`
+TOGETHER = 8                   # texts of like length whose attention shares a rectangle
 
 
 def last_hidden_state(bert: BertModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
@@ -16,28 +17,45 @@ def last_hidden_state(bert: BertModel, input_ids: torch.Tensor, attention_mask: 
     input_ids, attention_mask: (n, tokens) int64. Returns (n, tokens, hidden), which is 0
     where the mask is 0. Linear layers, LayerNorm and GELU see each token by itself, so
     they get the (all tokens, hidden) that are not padding; attention alone needs to know
-    which tokens stand in one text. ``bert.set_attn_implementation(PACKED)`` comes first.
+    which tokens stand in one text, and gets rectangles of a few texts of like length.
+    ``bert.set_attn_implementation(PACKED)`` comes first.
     """
     n, tokens = input_ids.shape
-    places = attention_mask.flatten().nonzero().squeeze(1)              # (all tokens,)
+    by_length = attention_mask.sum(dim=1).argsort(stable=True)
+    mask = attention_mask[by_length].bool()
+    cells = torch.arange(n * tokens, device=mask.device).view(n, tokens)
+    places = cells[by_length][mask]                                     # (all tokens,)
+    # on a GPU one wide rectangle costs less than many small launches
+    together = TOGETHER if mask.device.type == "cpu" else n
     hidden = bert(input_ids=input_ids.flatten()[None, places],
                   position_ids=(places % tokens)[None],
-                  places=places, padding=attention_mask.bool()).last_hidden_state
+                  rectangles=[_narrowed(rows) for rows in mask.split(together)]
+                  ).last_hidden_state
     return _padded(hidden[0], places, n, tokens)
 
 
 def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None,
-               places=None, padding=None, **options):
+               rectangles=None, **options):
     """Attention within each text; query, key, value: (1, heads, all tokens, head size)."""
-    if places is None:                               # a padded batch, as anybody may give it
+    if rectangles is None:                           # a padded batch, as anybody may give it
         return sdpa_attention_forward(module, query, key, value, attention_mask,
                                       dropout=dropout, scaling=scaling, **options)
-    n, tokens = padding.shape
-    query, key, value = (_padded(x[0].transpose(0, 1), places, n, tokens).transpose(1, 2)
-                         for x in (query, key, value))      # (n, heads, tokens, head size)
-    mixed = F.scaled_dot_product_attention(query, key, value, padding[:, None, None],
-                                           dropout_p=dropout, scale=scaling)
-    return mixed.transpose(1, 2).flatten(0, 1)[None, places], None
+    counts = [len(places) for _, places in rectangles]
+    mixed = []
+    for (mask, places), *packed in zip(rectangles, *(
+            x[0].transpose(0, 1).split(counts) for x in (query, key, value)), strict=True):
+        q, k, v = (_padded(x, places, *mask.shape).transpose(1, 2) for x in packed)
+        part = F.scaled_dot_product_attention(q, k, v, mask[:, None, None],
+                                              dropout_p=dropout, scale=scaling)
+        mixed.append(part.transpose(1, 2).flatten(0, 1)[places])
+    return torch.cat(mixed)[None], None                       # (1, all tokens, heads, size)
+
+
+def _narrowed(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mask without the columns behind its longest text, and where it is not 0."""
+    width = int(mask.any(dim=0).nonzero().max()) + 1
+    mask = mask[:, :width]
+    return mask, mask.flatten().nonzero().squeeze(1)
 
 
 def _padded(x: torch.Tensor, places: torch.Tensor, n: int, tokens: int) -> torch.Tensor:

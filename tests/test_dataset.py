@@ -275,7 +275,7 @@ def test_set_epoch_through_the_loader_changes_the_order(many):
 
 def test_two_worker_processes_give_the_same_batches(many):
     alone = connection_loader(many, batch_size=8, seed=3)
-    helped = DataLoader(many, batch_sampler=LengthBucketedBatches(many.lengths, 8, seed=3),
+    helped = DataLoader(many, batch_sampler=alone.batch_sampler,
                         collate_fn=alone.collate_fn, num_workers=2, timeout=30)
     for one, other in zip(batches_of(alone), batches_of(helped), strict=True):
         assert one.keys() == other.keys()

@@ -5,7 +5,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from connection_utils.packing import PACKED, last_hidden_state
+from connection_utils import packing
+from connection_utils.packing import PACKED, TOGETHER, last_hidden_state
+
+MANY = [5, 20, 3, 11, 2, 2, 19, 7, 4, 9, 13, 3, 6, 3, 8, 17, 2, 12, 5]      # three rectangles
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def packed(bert, ids, mask):
     return last_hidden_state(bert, ids, mask)
 
 
-@pytest.mark.parametrize("lengths", [[3], [7, 2, 5, 2], [4, 4, 4], [20, 1]], ids=str)
+@pytest.mark.parametrize("lengths", [[3], [7, 2, 5, 2], [4, 4, 4], [20, 1], MANY], ids=str)
 def test_equals_the_padded_batch(small_bert, lengths):
     ids, mask = batch(lengths)
     with torch.no_grad():
@@ -45,8 +48,9 @@ def test_equals_the_padded_batch(small_bert, lengths):
     assert (found[~inside] == 0).all()
 
 
-def test_gradients_equal_those_of_the_padded_batch(small_bert):
-    ids, mask = batch([7, 2, 5, 2])
+@pytest.mark.parametrize("lengths", [[7, 2, 5, 2], MANY], ids=str)
+def test_gradients_equal_those_of_the_padded_batch(small_bert, lengths):
+    ids, mask = batch(lengths)
     gradients = []
     for forward in (plain, packed):
         small_bert.zero_grad()
@@ -74,6 +78,25 @@ def test_linear_layers_see_no_padding(small_bert):
         plain(small_bert, *batch([7, 2, 5, 2]))
     hook.remove()
     assert [shape[:-1].numel() for shape in seen] == [16, 28]
+
+
+def test_attention_sees_rectangles_of_a_few_texts_of_like_length(small_bert, monkeypatch):
+    seen = []
+    attend = packing.F.scaled_dot_product_attention
+    monkeypatch.setattr(packing.F, "scaled_dot_product_attention", lambda q, *rest, **options:
+                        seen.append((q.shape[0], q.shape[2])) or attend(q, *rest, **options))
+    with torch.no_grad():
+        packed(small_bert, *batch(MANY))
+    by_length = sorted(MANY)
+    groups = [by_length[i:i + TOGETHER] for i in range(0, len(MANY), TOGETHER)]
+    assert seen == 2 * [(len(group), group[-1]) for group in groups]           # two layers
+
+
+def test_padding_may_stand_on_the_left(small_bert):
+    ids, mask = (x.flip(1) for x in batch(MANY))
+    with torch.no_grad():
+        expected, found = plain(small_bert, ids, mask), packed(small_bert, ids, mask)
+    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=0)
 
 
 def test_a_padded_batch_may_still_be_given(small_bert):
