@@ -6,7 +6,8 @@ Each genre of the STS benchmark is left out in turn: the model is fine-tuned on 
 the other genres, whose dev pairs also choose its weights, and then scores the dev pairs of
 the genre that it never saw. It does so several times, with more and more of the weights that
 it started from mixed into its own (`start_share` in `TrainingConfig`). Test pairs play no
-part. The result goes to benchmarks/results/ as JSON; notebook 04 draws it.
+part. The result goes to benchmarks/results/ as JSON, written anew after each training;
+notebook 04 draws it.
 """
 
 import argparse
@@ -74,8 +75,8 @@ def main() -> None:
             runs.append(in_a_process(__file__, "--genre", genre, "--settings", recipe,
                                      "--seed", chosen.seed))
             print(json.dumps(runs[-1]), flush=True)
-    keep(chosen.output or RESULTS / "transfer.json",
-         f"transfer.py --settings {' '.join(chosen.settings)} --seed {chosen.seed}", runs=runs)
+            keep(chosen.output or RESULTS / "transfer.json", "transfer.py --settings "
+                 f"{' '.join(chosen.settings)} --seed {chosen.seed}", runs=runs)
 
 
 if __name__ == "__main__":
