@@ -42,9 +42,9 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
                                       dropout=dropout, scaling=scaling, **options)
     counts = [len(places) for _, places in rectangles]
     mixed = []
-    for (mask, places), *packed in zip(rectangles, *(
-            x[0].transpose(0, 1).split(counts) for x in (query, key, value)), strict=True):
-        q, k, v = (_padded(x, places, *mask.shape).transpose(1, 2) for x in packed)
+    together = torch.cat((query, key, value)).permute(2, 0, 1, 3)   # (tokens, 3, heads, size)
+    for (mask, places), packed in zip(rectangles, together.split(counts), strict=True):
+        q, k, v = _padded(packed, places, *mask.shape).permute(2, 0, 3, 1, 4)
         part = F.scaled_dot_product_attention(q, k, v, mask[:, None, None],
                                               dropout_p=dropout, scale=scaling)
         mixed.append(part.transpose(1, 2).flatten(0, 1)[places])

@@ -3,7 +3,8 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,6 +88,34 @@ def freeze(model: ConnectionBert, embeddings: bool, layers: int) -> None:
     known[:layers].requires_grad_(False)
 
 
+@contextmanager
+def one_gradient_table(words: nn.Embedding) -> Iterator[None]:
+    """Let each step's gradient of the word table fill the same (words, hidden) tensor.
+
+    Autograd asks the system for a table of zeros at every step, though a batch has a few
+    hundred of its 30,522 words. Here it hands over the rows of these words, and they are
+    added, in the order in which autograd adds them, so that the bits are the same. On a
+    GPU there is nothing to gain: torch keeps the memory there.
+    """
+    if words.weight.device.type != "cpu" or not words.weight.requires_grad:
+        yield
+        return
+    table = torch.zeros_like(words.weight)
+
+    def fill(weight: torch.Tensor) -> None:
+        if weight.grad.is_sparse:
+            rows, gradients = weight.grad._indices()[0], weight.grad._values()
+            weight.grad = table.zero_().index_add_(0, rows, gradients)
+
+    hook = words.weight.register_post_accumulate_grad_hook(fill)
+    words.sparse = True
+    try:
+        yield
+    finally:
+        words.sparse = False
+        hook.remove()
+
+
 def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
           config: TrainingConfig = TrainingConfig(),
           on_evaluation: Callable[[dict[str, float]], None] | None = None,
@@ -108,7 +137,9 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
                            "ended, or press Stop in its panel")
     cuda = [model.device] if model.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=cuda):
+        freeze(model, config.freeze_embeddings, config.frozen_layers)
+        with (torch.random.fork_rng(devices=cuda),
+              one_gradient_table(model.bert.embeddings.word_embeddings)):
             torch.manual_seed(config.seed)
             return _train(model, train_set.sample(config.train_share, config.seed), dev,
                           config, on_evaluation, on_step, stop or threading.Event())
@@ -123,7 +154,6 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
     loader = connection_loader(train_set, config.batch_size, config.seed,
                                model.device.type == "cuda", config.bucket)
     history = History(config, steps=config.epochs * len(loader))
-    freeze(model, config.freeze_embeddings, config.frozen_layers)
     optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, history.steps, config)
     evaluations = config.epochs * config.evaluations_per_epoch

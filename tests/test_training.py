@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -130,6 +131,14 @@ def test_the_best_dev_spearman_is_what_the_model_now_scores(splits, run):
     dev = splits["dev"]
     now = spearman(dev["score"], model.similarity(dev["sentence1"], dev["sentence2"]))
     assert now == pytest.approx(history.best["dev_spearman"], abs=1e-9)
+
+
+def test_one_table_for_the_words_gradient_changes_no_bit(few, short_run, monkeypatch):
+    model, _ = short_run
+    words = model.bert.embeddings.word_embeddings
+    assert not words.sparse and not words.weight._post_accumulate_grad_hooks
+    monkeypatch.setattr(training, "one_gradient_table", nullcontext)   # autograd's own way
+    assert not changed(model, trained(few, SHORT)[0])
 
 
 def test_training_leaves_the_random_state_alone(splits):
