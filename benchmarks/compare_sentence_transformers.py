@@ -9,7 +9,7 @@ two lowest layers frozen; the time to quality sets their recipe as published aga
 called `fast`, which counts only if it ends with at least their test Spearman. Every
 measurement is a process of its own, ours and theirs in turn. The ratios are formed within a
 turn, so that a machine that slows down slows both. The result goes to benchmarks/results/
-as JSON, written anew after each turn.
+as JSON, written anew after each measurement: a call that was killed goes on where it stopped.
 
 Needs the extra `bench` (accelerate and datasets, which their trainer wants).
 """
@@ -22,17 +22,27 @@ import statistics
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from measuring import RESULTS, in_a_process, keep, parser
 
-from connection_utils import ConnectionBert, ConnectionDataset, read_splits, spearman, train
+from connection_utils import (
+    ConnectionBert,
+    ConnectionDataset,
+    LengthBucketedBatches,
+    load_tokenizer,
+    read_splits,
+    spearman,
+    train,
+)
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.workspace import ROOT
 
 BATCH_SIZE, MAX_LENGTH, LEARNING_RATE = 16, 128, 5e-5
+BUCKET = 50               # batches' worth of pairs that are sorted by length, where any are
 THEIR_EPOCHS = 4          # of their published STS recipe, with the three numbers above
 
 
@@ -50,9 +60,14 @@ def train_ours(pairs: int, seed: int, config: TrainingConfig) -> dict[str, float
     return _judged(history.pairs, tokenising + history.seconds, model.similarity, splits)
 
 
-def train_theirs(pairs: int, seed: int, epochs: int, sampling: str = "random"
+def train_theirs(pairs: int, seed: int, epochs: int, by_length: bool = False
                  ) -> dict[str, float]:
-    """Fine-tune with sentence-transformers' trainer; the seconds are those of train()."""
+    """Fine-tune with sentence-transformers' trainer; the seconds are those of train().
+
+    The library has no batches by length of its own (the trainer below it has, but
+    sentence-transformers makes its own batches), yet takes anybody's: `by_length` gives
+    it ours, whose lengths are counted before the clock starts.
+    """
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -65,12 +80,18 @@ def train_theirs(pairs: int, seed: int, epochs: int, sampling: str = "random"
     model = SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu")
     model.max_seq_length = MAX_LENGTH
     columns = ["sentence1", "sentence2", "score"]
+    batches = {}
+    if by_length:
+        lengths = ConnectionDataset(splits["train"], load_tokenizer(ROOT / DEFAULT_MODEL),
+                                    MAX_LENGTH).lengths
+        batches["batch_sampler"] = lambda dataset, batch_size, **_: LengthBucketedBatches(
+            lengths, batch_size, seed, BUCKET)
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=folder, num_train_epochs=epochs, seed=seed, use_cpu=True,
             per_device_train_batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
-            warmup_steps=0.1, train_sampling_strategy=sampling, save_strategy="no",
-            logging_strategy="no", report_to="none", disable_tqdm=True)
+            warmup_steps=0.1, save_strategy="no", logging_strategy="no", report_to="none",
+            disable_tqdm=True, **batches)
         trainer = SentenceTransformerTrainer(
             model=model, args=arguments, loss=CosineSimilarityLoss(model),
             train_dataset=Dataset.from_pandas(splits["train"][columns]))
@@ -135,11 +156,11 @@ SAME = TrainingConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=LEARNING_RA
 TASKS = {
     "ours": lambda n, seed: train_ours(n, seed, SAME),
     "theirs": lambda n, seed: train_theirs(n, seed, 1),
-    "ours_by_length": lambda n, seed: train_ours(n, seed, replace(SAME, bucket=50)),
+    "ours_by_length": lambda n, seed: train_ours(n, seed, replace(SAME, bucket=BUCKET)),
     "ours_frozen": lambda n, seed: train_ours(n, seed, replace(SAME, frozen_layers=1)),
     "ours_options": lambda n, seed: train_ours(n, seed, replace(
         SAME, loss="cosent", frozen_layers=2)),
-    "theirs_by_length": lambda n, seed: train_theirs(n, seed, 1, "group_by_length"),
+    "theirs_by_length": lambda n, seed: train_theirs(n, seed, 1, by_length=True),
     "encode_ours": lambda n, seed: encode(n, seed, "ours"),
     "encode_ours_onnx": lambda n, seed: encode(n, seed, "ours_onnx"),
     "encode_ours_int8": lambda n, seed: encode(n, seed, "ours_int8"),
@@ -157,7 +178,14 @@ def measure(task: str, pairs: int, seed: int) -> dict[str, float]:
 
 
 def ratios(turns: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Median, min and max over the turns of each ratio, ours / theirs within a turn."""
+    """Median, min and max over the turns of each ratio, ours / theirs within a turn.
+
+    A turn that has not ended does not count; without any other there are no ratios.
+    """
+    turns = [turn for turn in turns if turn.keys() >= TASKS.keys()]
+    if not turns:
+        return {}
+
     def each(value):
         numbers = [value(turn) for turn in turns]
         return {"median": statistics.median(numbers), "min": min(numbers), "max": max(numbers)}
@@ -200,6 +228,14 @@ def _time_to_quality(turn: dict[str, dict[str, float]]) -> float:
     return ours["seconds"] / theirs["seconds"] if reached else math.inf
 
 
+def begun(output: Path, command: str, repeats: int) -> list[dict[str, dict[str, float]]]:
+    """The turns that an earlier call of this command left when it was killed; else none."""
+    kept = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    turns = kept.get("turns", [])
+    ended = len(turns) == repeats and turns[-1].keys() >= TASKS.keys()
+    return [] if ended or kept.get("command") != f"python benchmarks/{command}" else turns
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--pairs", type=int, default=2000, help="training pairs")
@@ -210,19 +246,19 @@ def main() -> None:
     if chosen.task:
         print(json.dumps(TASKS[chosen.task](chosen.pairs, chosen.seed)))
         return
-    turns = []
+    output = chosen.output or RESULTS / f"compare_sentence_transformers_{chosen.pairs}.json"
+    command = (f"compare_sentence_transformers.py --pairs {chosen.pairs} "
+               f"--repeats {chosen.repeats}")
+    turns = begun(output, command, chosen.repeats)
     for seed in range(1, chosen.repeats + 1):
-        turn = {}
-        for task in TASKS:
-            turn[task] = measure(task, chosen.pairs, seed)
+        if len(turns) < seed:
+            turns.append({})
+        for task in [task for task in TASKS if task not in turns[seed - 1]]:
+            found = turns[seed - 1][task] = measure(task, chosen.pairs, seed)
             print(f"turn {seed} of {chosen.repeats}  {task}: " + "  ".join(
-                f"{name} {value:.2f}" for name, value in turn[task].items()), flush=True)
-        turns.append(turn)
-        found = ratios(turns)
-        keep(chosen.output or RESULTS / f"compare_sentence_transformers_{chosen.pairs}.json",
-             f"compare_sentence_transformers.py --pairs {chosen.pairs} "
-             f"--repeats {chosen.repeats}", **found, turns=turns)
-    for name, value in found.items():
+                f"{name} {value:.2f}" for name, value in found.items()), flush=True)
+            keep(output, command, **ratios(turns), turns=turns)
+    for name, value in ratios(turns).items():
         print(f"{name:42} {value['median']:7.2f}   ({value['min']:.2f} to {value['max']:.2f})")
 
 

@@ -12,6 +12,7 @@ goes to benchmarks/results/ as JSON.
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from unittest.mock import patch
 
@@ -39,6 +40,7 @@ from connection_utils.training import (
 )
 from connection_utils.workspace import ROOT
 
+BUCKET = 50          # batches' worth of pairs that are sorted by length, to compare with
 PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default,
             torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default}
 
@@ -148,7 +150,7 @@ def padding(batch_size: int, seed: int) -> dict[str, float]:
     dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"],
                                 load_tokenizer(ROOT / DEFAULT_MODEL))
     buckets, shuffled = (tokens_per_pair(dataset, batch_size, seed, bucket)
-                         for bucket in (50, 1))
+                         for bucket in (BUCKET, 1))
     return {"own": buckets["own"], "buckets_by_length": buckets["padded"],
             "shuffled_only": shuffled["padded"], "all_to_128": 2 * 128.0}
 
@@ -159,10 +161,11 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=60, help="steps that are timed")
     chosen = options.parse_args()
     config = TrainingConfig()
-    found = {"full": measure(chosen.steps, config),
-             "frozen_embeddings": measure(chosen.steps, TrainingConfig(freeze_embeddings=True)),
-             "tokens_per_pair": padding(config.batch_size, config.seed)}
-    for name in ("full", "frozen_embeddings"):
+    kinds = {"full": config, "by_length": replace(config, bucket=BUCKET),
+             "frozen_embeddings": replace(config, freeze_embeddings=True)}
+    found = {name: measure(chosen.steps, kind) for name, kind in kinds.items()}
+    found["tokens_per_pair"] = padding(config.batch_size, config.seed)
+    for name in kinds:
         print(f"{name}: {found[name]['pairs_per_s']:.1f} pairs/s")
         for part, spent in found[name]["parts"].items():
             print(f"  {part:18} {spent['ms']:7.1f} ms  {100 * spent['share']:5.1f} %")

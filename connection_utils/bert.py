@@ -15,6 +15,7 @@ from torch import nn
 from transformers import BertModel, BertTokenizer
 
 from connection_utils.doctor import check_model_dir, load_weights
+from connection_utils.dropout import use_dropout
 from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
 from connection_utils.files import check_replaceable, write_folder_whole
 from connection_utils.model_files import (
@@ -75,6 +76,7 @@ class ConnectionBert(nn.Module):
             raise ValueError(f"max_length is {max_length}; expected 3 to {longest}, the "
                              "positions that this model knows")
         bert.set_attn_implementation(PACKED)
+        use_dropout(bert)
         self.bert = bert
         self.tokenizer = tokenizer
         self.pooling = pooling

@@ -6,6 +6,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, BertModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from connection_utils.dropout import dropout as drop
+
 PACKED = "packed"              # the name under which transformers knows `_attention`
 TOGETHER = 8                   # texts of like length whose attention shares a rectangle
 
@@ -45,10 +47,17 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
     together = torch.cat((query, key, value)).permute(2, 0, 1, 3)   # (tokens, 3, heads, size)
     for (mask, places), packed in zip(rectangles, together.split(counts), strict=True):
         q, k, v = _padded(packed, places, *mask.shape).permute(2, 0, 3, 1, 4)
-        part = F.scaled_dot_product_attention(q, k, v, mask[:, None, None],
-                                              dropout_p=dropout, scale=scaling)
+        part = _attended(q, k, v, mask[:, None, None], dropout, scaling)
         mixed.append(part.transpose(1, 2).flatten(0, 1)[places])
     return torch.cat(mixed)[None], None                       # (1, all tokens, heads, size)
+
+
+def _attended(q, k, v, mask, p, scaling):
+    """softmax(q k^T * scaling) v with dropout; all but the mask: (n, heads, tokens, size)."""
+    if not p or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=p, scale=scaling)
+    weights = (q @ k.transpose(-1, -2) * scaling).masked_fill(~mask, -torch.inf)
+    return drop(weights.softmax(dim=-1), p) @ v
 
 
 def _narrowed(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
