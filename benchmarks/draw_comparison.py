@@ -33,8 +33,8 @@ PANELS = (
         ("encode_ours_onnx", "… onnxruntime", OURS),
         ("encode_ours_int8", "… onnxruntime int8", OURS))),
     ("time to quality, s", "seconds", (
-        ("quality_theirs", "… their recipe, 4 epochs", THEIRS),
-        ("quality_ours", "… fast, 1 epoch", OURS))),
+        ("quality_theirs", "their recipe, 4 epochs", THEIRS),
+        ("quality_ours", "recipe fast, 1 epoch", OURS))),
 )
 
 

@@ -83,8 +83,9 @@ def _recipe() -> argparse.ArgumentParser:
     option.add_argument("--recipe", choices=RECIPES, default="post",
                         help="where the training options below start: post is the original "
                              "post's and Sentence-BERT's, fast is CoSENT for one "
-                             "epoch with frozen embeddings, best is the same for two, "
-                             "with the last weights averaged (default: %(default)s)")
+                             "epoch with the two lowest layers frozen, best is CoSENT for "
+                             "two with frozen embeddings, the last weights averaged "
+                             "(default: %(default)s)")
     return option
 
 

@@ -266,3 +266,37 @@ def test_kept_results_tell_command_machine_and_versions(path):
     if "turns" in kept:
         found = compare.ratios(kept["turns"])
         assert found == {name: kept[name] for name in found}
+
+
+def test_the_readme_tells_the_comparison_as_measured():
+    kept = json.loads((ROOT / "benchmarks/results/compare_sentence_transformers_5749.json"
+                       ).read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    rows = {"(both defaults)": "train_pairs_per_s_ratio_both_shuffled",
+            "theirs shuffled": "train_pairs_per_s_ratio",
+            "(theirs are given ours)": "train_pairs_per_s_ratio_both_by_length",
+            "our lowest layer frozen": "train_pairs_per_s_ratio_frozen",
+            "two layers frozen": "train_pairs_per_s_ratio_with_options",
+            "encoding, fp32": "encode_sentences_per_s_ratio",
+            "int8=True)`": "encode_int8_sentences_per_s_ratio",
+            "training (lower is better)": "peak_memory_ratio",
+            "score (lower is better)": "time_to_quality_ratio"}
+    for said, key in rows.items():
+        found = kept[key]
+        row = f"{found['median']:.2f} | {found['min']:.2f} to {found['max']:.2f} |"
+        assert f"{said} | {row}" in readme, (said, row)
+    for key in ("ours", "ours_by_length", "ours_frozen", "ours_options", "theirs",
+                "theirs_by_length"):
+        assert f" {kept[f'spearman_{key}']['median']:.2f}" in readme, key
+
+
+def test_the_readme_tells_how_cost_grows_as_measured():
+    kept = json.loads((ROOT / "benchmarks/results/cost_grows_linearly.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    speeds, tokens = ([each[name] for each in kept["epochs"]] for name in (
+        "train_pairs_per_s", "padded_tokens_per_pair"))
+    for said in (f"{min(speeds):.0f} to {max(speeds):.0f} pairs a second",
+                 f"{min(tokens):.1f} to {max(tokens):.1f} tokens"):
+        assert said in readme, said
+    assert kept["slowest_over_fastest_pairs_per_s"] >= 0.85
+    assert kept["most_over_fewest_padded_tokens_per_pair"] <= 1.05

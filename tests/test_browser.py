@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 def house(tmp_path_factory):
     """A copy of the repository to click around in: 03 and 04 set to 300 pairs, 1 epoch."""
     folder = tmp_path_factory.mktemp("browser") / "series"
-    for name in ("connection_utils", "notebooks", ".jupyter"):
+    for name in ("connection_utils", "notebooks", ".jupyter", "benchmarks/results"):
         shutil.copytree(ROOT / name, folder / name,
                         ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     (folder / DEFAULT_MODEL).parent.mkdir(parents=True)
