@@ -3,7 +3,7 @@
     python benchmarks/cost_grows_linearly.py --sizes 1000 6000 20000
 
 Each size is trained for one epoch in a process of its own. Sizes above the training set's
-5,749 pairs are drawn from it with replacement, so that all sizes hold the same kinds of
+5,725 pairs are drawn from it with replacement, so that all sizes hold the same kinds of
 pairs. The result goes to benchmarks/results/ as JSON.
 """
 
