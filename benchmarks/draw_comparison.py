@@ -32,7 +32,7 @@ PANELS = (
         ("encode_ours", "this series", OURS),
         ("encode_ours_onnx", "… onnxruntime", OURS),
         ("encode_ours_int8", "… onnxruntime int8", OURS))),
-    ("seconds to a test Spearman", "seconds", (
+    ("seconds: Spearman", "seconds", (
         ("quality_theirs", "their recipe, 4 epochs", THEIRS),
         ("quality_ours", "recipe fast, 1 epoch", OURS))),
 )
