@@ -21,6 +21,9 @@ test-all: test ## test, and the notebooks again as other CPUs would round
 lab: fetch     ## JupyterLab on the series, nothing called home
 	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
 
+sweep: fetch   ## notebook 03 with several values (OF=learning_rate VALUES="2e-5 1e-4")
+	@$(IN)python -m connection_utils.series sweep $(OF) $(VALUES) $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)")
+
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
 	@$(IN)python -m connection_utils.series execute $(if $(NB),--only $(NB))
 
@@ -33,4 +36,4 @@ $(SETUP): requirements.lock pyproject.toml
 	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help run test test-all lab execute fetch
+.PHONY: help run test test-all lab sweep execute fetch

@@ -1,6 +1,7 @@
-"""Run one notebook in a fresh kernel, with a line of progress, and save it whole."""
+"""Run one notebook in a fresh kernel, as it is or with parameters, and save it whole."""
 
 import ast
+import hashlib
 import os
 import sys
 import threading
@@ -11,9 +12,11 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.inspection import inspect_notebook
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
-from connection_utils.files import write_whole
-from connection_utils.workspace import ROOT, runs_folder, shown
+from connection_utils.files import sha256_of, write_whole
+from connection_utils.workspace import ROOT, as_path, runs_folder, shown
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -76,6 +79,40 @@ def parameters_of(path: Path) -> dict[str, object]:
     """The names and values in a notebook's cell tagged ``parameters``."""
     return {name: ast.literal_eval(known["default"])
             for name, known in inspect_notebook(str(path)).items()}
+
+
+def fingerprint_of(model: str, data: str) -> str:
+    """A hash of all that decides the outputs, apart from notebook and parameters."""
+    files = sorted((ROOT / "connection_utils").glob("*.py"))
+    for place in (model, data):
+        path = ROOT / as_path(place)
+        files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else (
+            [path] if path.is_file() else [])
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+
+
+def _made_from(name: str, given: dict, fingerprint: str) -> str:
+    source = sha256_of(NOTEBOOKS / f"{name}.ipynb")
+    said = f"{source} {sorted(given.items())} {fingerprint}"
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def in_place(copy: Path, name: str, given: dict, fingerprint: str) -> bool:
+    """Whether `copy` was executed from what now is: notebook, parameters, `fingerprint_of`."""
+    if not copy.is_file():
+        return False
+    made_from = nbformat.read(copy, as_version=4).metadata.get("made_from")
+    return made_from == _made_from(name, given, fingerprint)
+
+
+def execute_copy(name: str, given: dict, fingerprint: str, copies: Path) -> None:
+    """Execute a notebook with the parameters `given` that it has, into the folder `copies`."""
+    path = NOTEBOOKS / f"{name}.ipynb"
+    known = parameters_of(path)
+    notebook = parameterize_notebook(
+        load_notebook_node(str(path)), {key: v for key, v in given.items() if key in known})
+    notebook.metadata["made_from"] = _made_from(name, given, fingerprint)
+    execute(notebook, name, copies / f"{name}.ipynb")
 
 
 def _write(notebook: nbformat.NotebookNode, path: Path) -> None:

@@ -2,6 +2,7 @@
 
     python -m connection_utils.series fetch      put the default model and data in place
     python -m connection_utils.series run        the main job; what `make run` starts
+    python -m connection_utils.series sweep      notebook 03 with several values of a parameter
     python -m connection_utils.series execute    re-execute and save the committed outputs
 
 What needs torch is imported where it is used, so that `fetch`, which most make commands
@@ -10,7 +11,6 @@ call, is over in a second.
 
 import argparse
 import base64
-import hashlib
 import json
 import sys
 import time
@@ -18,8 +18,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import nbformat
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 
 from connection_utils.assets import (
     DATA,
@@ -29,9 +27,17 @@ from connection_utils.assets import (
     AssetError,
     fetch_assets,
 )
-from connection_utils.files import sha256_of, write_whole
-from connection_utils.notebooks import NOTEBOOKS, NotebookFailed, execute, parameters_of
-from connection_utils.workspace import ROOT, as_path, runs_folder, shown
+from connection_utils.files import write_whole
+from connection_utils.notebooks import (
+    NOTEBOOKS,
+    NotebookFailed,
+    execute,
+    execute_copy,
+    fingerprint_of,
+    in_place,
+    parameters_of,
+)
+from connection_utils.workspace import as_path, runs_folder, shown
 
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
@@ -51,24 +57,52 @@ def run(model: str, data: str, epochs: int | None) -> None:
     settings = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb") | given
     output, config = _trained(settings)
     copies = runs_folder() / "notebooks" / output.name
-    fingerprint = _fingerprint(model, data)
+    fingerprint = fingerprint_of(model, data)
     todo = [name for name in CORE
-            if not _in_place(copies / f"{name}.ipynb", name, given, fingerprint)]
+            if not in_place(copies / f"{name}.ipynb", name, given, fingerprint)]
     if CORE[2] in todo or not (output / "threshold.json").is_file():
         todo = [name for name in CORE if name in {*todo, *CORE[2:]}]  # 04 judges 03's model
     if CORE[2] in todo:
         _tell_duration(settings, config)
     for name in CORE:
-        if name not in todo:
+        if name in todo:
+            execute_copy(name, given, fingerprint, copies)
+        else:
             print(f"{name}: in place in {shown(copies)}")
-            continue
-        notebook = load_notebook_node(str(NOTEBOOKS / f"{name}.ipynb"))
-        known = parameters_of(NOTEBOOKS / f"{name}.ipynb")
-        notebook = parameterize_notebook(
-            notebook, {key: value for key, value in given.items() if key in known})
-        notebook.metadata["made_from"] = _made_from(name, given, fingerprint)
-        execute(notebook, name, copies / f"{name}.ipynb")
     _print_table(output, copies)
+
+
+def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
+    """Execute notebook 03 once for each value of one of its parameters; print a table.
+
+    The copies go to ``runs/sweeps/``, a folder a value; a value that is in place there is
+    not run again. What is tabled is dev: test is not for choosing.
+    """
+    from connection_utils.runs import read_run
+
+    known = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb")
+    if parameter not in known:
+        raise ValueError(f"notebook 03 has no parameter {parameter!r}; expected one of "
+                         f"{', '.join(known)}")
+    try:
+        chosen = [type(known[parameter])(text) for text in values]
+    except ValueError:
+        raise ValueError(f"{parameter} is {' '.join(values)}; expected values such as "
+                         f"{known[parameter]!r}") from None
+    fingerprint, rows = fingerprint_of(model, data), []
+    for value in chosen:
+        given = {"model_dir": model, "data": data, parameter: value}
+        output, _ = _trained(known | given)
+        copies = runs_folder() / "sweeps" / output.name
+        if not (in_place(copies / f"{CORE[2]}.ipynb", CORE[2], given, fingerprint)
+                and (output / "training.json").is_file()):
+            print(f"{parameter} = {value}", flush=True)
+            execute_copy(CORE[2], given, fingerprint, copies)
+        evaluations = read_run(output)["evaluations"]
+        rows.append(f"{value!s:>14}  "
+                    f"{100 * max(each['dev_spearman'] for each in evaluations):18.2f}  "
+                    f"{evaluations[-1]['seconds']:7.0f}  {shown(copies)}")
+    print(f"\n{parameter:>14}  dev Spearman × 100  seconds  the notebook", *rows, sep="\n")
 
 
 def save_outputs(only: str | None) -> None:
@@ -102,29 +136,6 @@ def _trained(parameters: dict) -> tuple[Path, object]:
     settings = run_settings(parameters["model_dir"], parameters["data"],
                             parameters["pooling"], parameters["max_length"], config)
     return run_folder(settings), config
-
-
-def _fingerprint(model: str, data: str) -> str:
-    """A hash of all that decides the outputs, apart from notebook and parameters."""
-    files = sorted((ROOT / "connection_utils").glob("*.py"))
-    for place in (model, data):
-        path = ROOT / as_path(place)
-        files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else (
-            [path] if path.is_file() else [])
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
-
-
-def _made_from(name: str, given: dict, fingerprint: str) -> str:
-    source = sha256_of(NOTEBOOKS / f"{name}.ipynb")
-    said = f"{source} {sorted(given.items())} {fingerprint}"
-    return hashlib.sha256(said.encode()).hexdigest()
-
-
-def _in_place(copy: Path, name: str, given: dict, fingerprint: str) -> bool:
-    if not copy.is_file():
-        return False
-    made_from = nbformat.read(copy, as_version=4).metadata.get("made_from")
-    return made_from == _made_from(name, given, fingerprint)
 
 
 def _tell_duration(settings: dict, config) -> None:
@@ -190,12 +201,19 @@ def main(arguments: list[str] | None = None) -> None:
     runner.add_argument("--model", default=DEFAULT_MODEL, help="local model folder")
     runner.add_argument("--data", default=DEFAULT_DATA, help="folder of splits, or one CSV")
     runner.add_argument("--epochs", type=int, help="epochs of training (default: 03's own)")
+    sweeper = verbs.add_parser("sweep", help="notebook 03 with several values of a parameter")
+    sweeper.add_argument("parameter", help="a name in 03's first cells, as learning_rate")
+    sweeper.add_argument("values", nargs="+", help="such as 2e-5 5e-5 1e-4")
+    sweeper.add_argument("--model", default=DEFAULT_MODEL, help="local model folder")
+    sweeper.add_argument("--data", default=DEFAULT_DATA, help="folder of splits, or one CSV")
     saver = verbs.add_parser("execute", help="save the committed notebooks' outputs anew")
     saver.add_argument("--only", metavar="NN", help="just this notebook, as 03")
     chosen = options.parse_args(arguments)
     try:
         if chosen.verb == "run":
             run(chosen.model, chosen.data, chosen.epochs)
+        elif chosen.verb == "sweep":
+            sweep(chosen.parameter, chosen.values, chosen.model, chosen.data)
         elif chosen.verb == "execute":
             save_outputs(chosen.only)
         else:

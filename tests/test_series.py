@@ -166,9 +166,9 @@ def test_what_is_stale_is_run_again_and_04_whenever_03_is(monkeypatch, tmp_path,
                                                           expected):
     """04 judges the model that 03 leaves, so a new model needs a new judgement."""
     ran = []
-    monkeypatch.setattr(series, "_in_place", lambda copy, name, given, fingerprint:
+    monkeypatch.setattr(series, "in_place", lambda copy, name, given, fingerprint:
                         series.CORE.index(name) not in stale)
-    monkeypatch.setattr(series, "execute", lambda notebook, name, target: ran.append(name))
+    monkeypatch.setattr(series, "execute_copy", lambda name, *_: ran.append(name))
     monkeypatch.setattr(series, "_tell_duration", lambda settings, config: None)
     monkeypatch.setattr(series, "_print_table", lambda output, copies: None)
     monkeypatch.setattr(series, "_trained", lambda parameters: (tmp_path, None))
@@ -194,6 +194,34 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tm
     done = start(["connection_utils.finetune", "--output", str(tmp_path)], watched[0])
     assert done.returncode == 1 and "epoch" not in done.stdout
     assert "holds files that would be lost: thesis.docx" in done.stderr
+
+
+def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(watched, few_labels):
+    """The README's command on 60 pairs of one's own."""
+    sweep = ["connection_utils.series", "sweep", "batch_size", "8", "16", "--data",
+             str(few_labels)]
+    done, again = (start(sweep, watched[0]) for _ in range(2))
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    assert "batch_size = 8\n03_train_siamese_cosine: cell" in done.stdout
+    assert "03_train_siamese_cosine: cell" not in again.stdout
+    head, *rows = again.stdout.splitlines()[-3:]
+    assert head.split() == "batch_size dev Spearman × 100 seconds the notebook".split()
+    for row, value in zip(rows, ("8", "16"), strict=True):
+        size, spearman, seconds, folder = row.split()
+        copy = nbformat.read(ROOT / folder / "03_train_siamese_cosine.ipynb", as_version=4)
+        assert size == value and 0 < float(spearman) <= 100 and float(seconds) >= 0
+        assert any(f"batch_size = {value}" in cell.source for cell in copy.cells)
+    assert watched[1].read_text() == ""
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["pooler", "mean"], "notebook 03 has no parameter 'pooler'; expected one of model_dir"),
+    (["epochs", "2", "two"], "epochs is 2 two; expected values such as 2"),
+])
+def test_a_sweep_that_cannot_be_is_refused_before_anything_runs(watched, arguments, message):
+    done = start(["connection_utils.series", "sweep", *arguments], watched[0])
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert "cell" not in done.stdout
 
 
 def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path, capsys):

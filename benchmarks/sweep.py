@@ -1,0 +1,185 @@
+"""One factor at a time: what each choice in a training does, over seeds.
+
+    python benchmarks/sweep.py why_fine_tune
+    python benchmarks/sweep.py choices
+
+Each run is a process of its own, and one line in benchmarks/results/sweep_NAME.jsonl, written
+when the run has ended. A run that has its line is not run again: a sweep that was killed goes
+on where it stopped, and a grid that has grown runs only what is new. Notebooks 06 and 07 draw
+the two files.
+
+In why_fine_tune the test pairs are scored once a run, and nothing is chosen by them; choices
+reads dev only.
+"""
+
+import argparse
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from measuring import RESULTS, in_a_process, machine, parser
+from transformers import BertModel
+
+from connection_utils import (
+    ConnectionBert,
+    ConnectionDataset,
+    TrainingConfig,
+    bootstrap_interval,
+    read_splits,
+    spearman,
+    train,
+)
+from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.files import write_whole
+from connection_utils.workspace import ROOT, shown
+
+SEEDS = (1, 2, 3)
+SIZES = (50, 150, 500, 1500, 5725)       # pairs; 5,725 is the whole training set
+FEWEST_STEPS = 100                       # few pairs are seen more often
+EPOCHS = {"pretrained": 2, "random": 5}  # as in notebook 03; from scratch there is more to learn
+MOST_DEV = 500                           # pairs; who has few to train on has few to choose by
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides a run of a sweep."""
+
+    config: TrainingConfig = field(default_factory=TrainingConfig)
+    pairs: int = SIZES[-1]               # 0: no training
+    start: str = "pretrained"            # or "random": the same architecture, nothing learnt
+    pooling: str = "mean"
+    labels: str = "0..1"                 # or "-1..1": what a score is to the loss
+    model: str = str(DEFAULT_MODEL)
+    dev_pairs: int = 1500                # so many of dev choose the epoch whose weights are kept
+    test: bool = False                   # score the test pairs, once
+
+
+# The grids
+
+def why_fine_tune(model: str) -> list[Run]:
+    """From scratch or pre-trained, from no pairs to all of them."""
+    return [Run(TrainingConfig(seed=seed, epochs=_epochs(pairs, start),
+                               evaluations_per_epoch=4 if pairs >= MOST_DEV else 1),
+                pairs, start, model=model, dev_pairs=min(pairs or MOST_DEV, MOST_DEV),
+                test=True)
+            for seed in SEEDS for start in EPOCHS for pairs in (0, *SIZES)]
+
+
+def choices(model: str) -> list[Run]:
+    """One epoch of the recipe `post`, and each choice in it changed alone."""
+    base = TrainingConfig(epochs=1, evaluations_per_epoch=1)
+    changed = [
+        *({"pooling": pooling} for pooling in ("cls", "max")),
+        *({"loss": loss} for loss in ("cosent", "multiple_negatives_ranking")),
+        {"labels": "-1..1"},
+        {"freeze_embeddings": True},
+        *({"frozen_layers": layers} for layers in (1, 3, 5)),
+        *({"learning_rate": rate} for rate in (1e-5, 2e-5, 1e-4, 2e-4)),
+        *({"batch_size": size} for size in (8, 32, 64)),
+    ]
+    return [_changed(Run(replace(base, seed=seed), model=model), change)
+            for seed in SEEDS for change in ({}, *changed)]
+
+
+GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices}
+
+
+def _epochs(pairs: int, start: str) -> int:
+    """As EPOCHS says, or more where that is fewer than FEWEST_STEPS."""
+    if not pairs:
+        return 1
+    steps = math.ceil(pairs / TrainingConfig.batch_size)
+    return max(EPOCHS[start], math.ceil(FEWEST_STEPS / steps))
+
+
+def _changed(run: Run, change: dict[str, object]) -> Run:
+    known = {name for name in asdict(run) if name != "config"}
+    return replace(run, config=replace(
+        run.config, **{n: v for n, v in change.items() if n not in known}),
+        **{n: v for n, v in change.items() if n in known})
+
+
+# One run
+
+def measure(run: Run) -> dict[str, object]:
+    """Train as `run` says; dev Spearman (× 100) at each evaluation, and seconds to there."""
+    splits = read_splits(ROOT / DEFAULT_DATA)
+    model = ConnectionBert.from_local(ROOT / run.model, run.pooling, device="cpu")
+    if run.start == "random":
+        torch.manual_seed(run.config.seed)
+        model = ConnectionBert(BertModel(model.bert.config, add_pooling_layer=False),
+                               model.tokenizer, run.pooling, model.max_length).eval()
+    dev, test = splits["dev"].sample(run.dev_pairs, random_state=0), splits["test"]
+
+    def score(pairs):
+        return 100 * spearman(pairs["score"], model.similarity(pairs["sentence1"],
+                                                               pairs["sentence2"]))
+
+    curve = [{"epoch": 0.0, "seconds": 0.0, "dev_spearman": score(dev)}]
+    if run.pairs:
+        pairs = splits["train"].sample(min(run.pairs, len(splits["train"])),
+                                       random_state=run.config.seed)
+        if run.labels == "-1..1":
+            pairs = pairs.assign(score=2 * pairs["score"] - 1)
+        history = train(model, ConnectionDataset(pairs, model.tokenizer), dev, run.config)
+        curve += [{"epoch": each["epoch"], "seconds": each["seconds"],
+                   "dev_spearman": 100 * each["dev_spearman"]}
+                  for each in history.evaluations]
+    found = {"curve": curve,
+             "dev_spearman": max(each["dev_spearman"] for each in curve[bool(run.pairs):])}
+    if run.test:
+        cosines = model.similarity(test["sentence1"], test["sentence2"])
+        found["test_spearman"] = 100 * spearman(test["score"], cosines)
+        found["test_interval"] = [100 * end for end in
+                                  bootstrap_interval(test["score"], cosines)]
+    return found
+
+
+# The sweep
+
+def read_lines(path: Path) -> list[dict]:
+    """The finished runs of a sweep; none if there is no such file yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def sweep(path: Path, runs: list[Run], command: str) -> None:
+    """Run what has no line in `path` yet; each ends in a line, and the file stays whole."""
+    lines = read_lines(path)
+    known = [line["run"] for line in lines]
+    missing = [run for run in runs if asdict(run) not in known]
+    print(f"{len(runs)} runs, {len(missing)} of them to do", flush=True)
+    for number, run in enumerate(missing, start=1):
+        found = in_a_process(__file__, "--one", json.dumps(asdict(run)))
+        lines.append({"run": asdict(run), **found, "command": command, "machine": machine()})
+        with write_whole(path) as scratch:
+            scratch.write_text("".join(json.dumps(line) + "\n" for line in lines),
+                               encoding="utf-8")
+        print(f"{number} of {len(missing)}: dev Spearman {found['dev_spearman']:.2f}",
+              flush=True)
+    print(f"{shown(path)} holds {len(lines)} runs")
+
+
+def main() -> None:
+    """Run a grid, or the one run that a grid asks a process of its own for."""
+    options = parser(__doc__)
+    options.add_argument("grid", choices=GRIDS, nargs="?")
+    options.add_argument("--model", default=str(DEFAULT_MODEL), help="another local BERT")
+    options.add_argument("--one", help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.one:
+        settings = json.loads(chosen.one)
+        print(json.dumps(measure(Run(**settings | {
+            "config": TrainingConfig(**settings["config"])}))))
+        return
+    if not chosen.grid:
+        options.error(f"which grid? expected one of {', '.join(GRIDS)}")
+    sweep(chosen.output or RESULTS / f"sweep_{chosen.grid}.jsonl",
+          GRIDS[chosen.grid](chosen.model), f"python benchmarks/sweep.py {chosen.grid}")
+
+
+if __name__ == "__main__":
+    main()

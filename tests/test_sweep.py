@@ -1,0 +1,84 @@
+"""The sweeps of benchmarks/sweep.py: grids, a kill, and a run for real."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict, replace
+
+import pytest
+
+from connection_utils.config import TrainingConfig
+from connection_utils.workspace import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import sweep
+from sweep import GRIDS, Run, measure
+
+MODEL = Run().model
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_setting_of_a_grid_comes_once_with_each_of_three_seeds(grid):
+    runs = GRIDS[grid](MODEL)
+    assert len({json.dumps(asdict(run)) for run in runs}) == len(runs)
+    others = Counter(json.dumps(asdict(replace(run, config=replace(run.config, seed=0))))
+                     for run in runs)
+    assert set(others.values()) == {3}
+
+
+def test_choices_change_one_thing_at_a_time():
+    first, *others = [run for run in GRIDS["choices"](MODEL) if run.config.seed == 1]
+
+    def flat(run):
+        return {**asdict(run), **asdict(run.config), "config": None}
+
+    base = flat(first)
+    for run in others:
+        changed = [name for name, value in flat(run).items() if value != base[name]]
+        assert len(changed) == 1, changed
+
+
+def test_few_pairs_are_seen_as_often_as_a_hundred_steps_need():
+    for run in GRIDS["why_fine_tune"](MODEL):
+        steps = run.config.epochs * -(-run.pairs // run.config.batch_size)
+        assert run.pairs == 0 or steps >= 100
+
+
+def test_a_sweep_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    path, runs, done = tmp_path / "sweep.jsonl", GRIDS["choices"](MODEL)[:4], []
+
+    def one(script, flag, settings):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(json.loads(settings))
+        return {"dev_spearman": 88.0}
+
+    monkeypatch.setattr(sweep, "in_a_process", one)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(path, runs, "command")
+    assert [line["run"] for line in sweep.read_lines(path)] == done
+    assert done == [asdict(run) for run in runs[:2]]
+    done.clear()
+    sweep.sweep(path, runs, "command")
+    assert done == [asdict(run) for run in runs[2:]]
+    lines = sweep.read_lines(path)
+    assert [line["run"] for line in lines] == [asdict(run) for run in runs]
+    assert all(line["machine"]["cpu"] and line["command"] == "command" for line in lines)
+
+
+@pytest.mark.parametrize("run", [
+    Run(pairs=0, start="random", test=True),
+    Run(TrainingConfig(epochs=1, evaluations_per_epoch=1), pairs=32, labels="-1..1"),
+], ids=lambda run: f"{run.start}-{run.pairs}")
+def test_a_run_for_real(run):
+    found = measure(run)
+    first, *others = found["curve"]
+    assert len(others) == bool(run.pairs)
+    if run.start == "random":                        # not taught anything, yet words count
+        assert 30 < first["dev_spearman"] < 80
+        low, high = found["test_interval"]
+        assert low < found["test_spearman"] < high
+    else:
+        assert first["dev_spearman"] == pytest.approx(86.7, abs=0.1)
+        assert found["dev_spearman"] == others[0]["dev_spearman"]
+        assert "test_spearman" not in found
