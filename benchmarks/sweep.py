@@ -52,7 +52,7 @@ class Run:
     pooling: str = "mean"
     labels: str = "0..1"                 # or "-1..1": what a score is to the loss
     model: str = str(DEFAULT_MODEL)
-    dev_pairs: int = 1500                # so many of dev choose the epoch whose weights are kept
+    dev_pairs: int = 1500                # at most; they choose the weights that are kept
     test: bool = False                   # score the test pairs, once
 
 
@@ -111,7 +111,8 @@ def measure(run: Run) -> dict[str, object]:
         torch.manual_seed(run.config.seed)
         model = ConnectionBert(BertModel(model.bert.config, add_pooling_layer=False),
                                model.tokenizer, run.pooling, model.max_length).eval()
-    dev, test = splits["dev"].sample(run.dev_pairs, random_state=0), splits["test"]
+    dev, test = splits["dev"], splits["test"]
+    dev = dev.sample(min(run.dev_pairs, len(dev)), random_state=0)
 
     def score(pairs):
         return 100 * spearman(pairs["score"], model.similarity(pairs["sentence1"],

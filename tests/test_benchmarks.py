@@ -21,12 +21,13 @@ import cost_grows_linearly
 import draw_comparison
 import measuring
 import seeds
+import sweep
 import transfer
 import where_the_time_goes
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-SCRIPTS = [compare, cost_grows_linearly, draw_comparison, seeds, transfer,
-           where_the_time_goes]
+SCRIPTS = [compare, cost_grows_linearly, draw_comparison, seeds, sweep,
+           transfer, where_the_time_goes]
 
 
 def turn(ours, theirs):
