@@ -29,11 +29,11 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return options
 
 
-def in_a_process(script: str, *arguments: object) -> dict[str, float]:
+def in_a_process(script: str, *arguments: object, **environment: str) -> dict[str, float]:
     """Run `script` with `arguments` in a fresh process; what it prints last is its result."""
     done = subprocess.run([sys.executable, script, *map(str, arguments)], check=False,
                           capture_output=True, text=True,
-                          env=os.environ | {"CONNECTION_CHECK": "1"})
+                          env=os.environ | {"CONNECTION_CHECK": "1"} | environment)
     if done.returncode:
         sys.exit(f"{Path(script).name} {' '.join(map(str, arguments))} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from threading import Barrier
 
 import pytest
 
@@ -47,7 +48,8 @@ def test_few_pairs_are_seen_as_often_as_a_hundred_steps_need():
 def test_a_sweep_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_path):
     path, runs, done = tmp_path / "sweep.jsonl", GRIDS["choices"](MODEL)[:4], []
 
-    def one(script, flag, settings):
+    def one(script, flag, settings, **environment):
+        assert int(environment["OMP_NUM_THREADS"]) >= 1
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(json.loads(settings))
@@ -64,6 +66,21 @@ def test_a_sweep_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_path)
     lines = sweep.read_lines(path)
     assert [line["run"] for line in lines] == [asdict(run) for run in runs]
     assert all(line["machine"]["cpu"] and line["command"] == "command" for line in lines)
+
+
+def test_two_jobs_run_side_by_side_and_share_the_cores(monkeypatch, tmp_path):
+    both, threads = Barrier(2, timeout=20), []
+
+    def one(script, flag, settings, **environment):
+        both.wait()                                  # one alone would wait in vain
+        threads.append(int(environment["OMP_NUM_THREADS"]))
+        return {"dev_spearman": 88.0}
+
+    monkeypatch.setattr(sweep, "in_a_process", one)
+    monkeypatch.setattr(sweep.os, "cpu_count", lambda: 6)
+    sweep.sweep(tmp_path / "sweep.jsonl", GRIDS["choices"](MODEL)[:4], "command", jobs=2)
+    lines = sweep.read_lines(tmp_path / "sweep.jsonl")
+    assert threads == [line["machine"]["threads"] for line in lines] == [3] * 4
 
 
 @pytest.mark.parametrize("run", [
