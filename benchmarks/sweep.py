@@ -30,6 +30,8 @@ from connection_utils import (
     ConnectionDataset,
     TrainingConfig,
     bootstrap_interval,
+    documentation_pairs,
+    mean_reciprocal_rank,
     read_splits,
     spearman,
     train,
@@ -57,6 +59,7 @@ class Run:
     model: str = str(DEFAULT_MODEL)
     dev_pairs: int = 1500                # at most; they choose the weights that are kept
     test: bool = False                   # score the test pairs, once
+    elsewhere: bool = False              # score pairs of another kind: documentation
 
 
 # The grids
@@ -72,7 +75,7 @@ def why_fine_tune(model: str) -> list[Run]:
 
 def choices(model: str) -> list[Run]:
     """One epoch of the recipe `post`, and each choice in it changed alone."""
-    base = TrainingConfig(epochs=1, evaluations_per_epoch=1)
+    base = Run(TrainingConfig(epochs=1, evaluations_per_epoch=1), model=model, elsewhere=True)
     changed = [
         *({"pooling": pooling} for pooling in ("cls", "max")),
         *({"loss": loss} for loss in ("cosent", "multiple_negatives_ranking")),
@@ -82,7 +85,7 @@ def choices(model: str) -> list[Run]:
         *({"learning_rate": rate} for rate in (2e-5, 1e-4, 2e-4)),
         *({"batch_size": size} for size in (8, 32)),
     ]
-    return [_changed(Run(replace(base, seed=seed), model=model), change)
+    return [_changed(base, {"seed": seed} | change)
             for seed in SEEDS for change in ({}, *changed)]
 
 
@@ -98,10 +101,15 @@ def _epochs(pairs: int, start: str) -> int:
 
 
 def _changed(run: Run, change: dict[str, object]) -> Run:
-    known = {name for name in asdict(run) if name != "config"}
-    return replace(run, config=replace(
-        run.config, **{n: v for n, v in change.items() if n not in known}),
-        **{n: v for n, v in change.items() if n in known})
+    """`run` with other values of its own fields, or of its config's."""
+    own = {name: value for name, value in change.items() if hasattr(run, name)}
+    rest = {name: value for name, value in change.items() if name not in own}
+    return replace(run, config=replace(run.config, **rest), **own)
+
+
+def _run_of(settings: dict) -> Run:
+    """The run that a line tells; what it does not tell is as by default."""
+    return Run(**settings | {"config": TrainingConfig(**settings["config"])})
 
 
 # One run
@@ -133,6 +141,8 @@ def measure(run: Run) -> dict[str, object]:
                   for each in history.evaluations]
     found = {"curve": curve,
              "dev_spearman": max(each["dev_spearman"] for each in curve[bool(run.pairs):])}
+    if run.elsewhere:
+        found["elsewhere_mrr"] = 100 * mean_reciprocal_rank(model, documentation_pairs())
     if run.test:
         cosines = model.similarity(test["sentence1"], test["sentence2"])
         found["test_spearman"] = 100 * spearman(test["score"], cosines)
@@ -157,8 +167,8 @@ def sweep(path: Path, runs: list[Run], command: str, jobs: int = 1) -> None:
     sooner than one after the other with all of them, and find the same.
     """
     lines = read_lines(path)
-    known = [line["run"] for line in lines]
-    missing = [run for run in runs if asdict(run) not in known]
+    known = [_run_of(line["run"]) for line in lines]
+    missing = [run for run in runs if run not in known]
     print(f"{len(runs)} runs, {len(missing)} of them to do", flush=True)
     threads, alone = max(1, (os.cpu_count() or 1) // jobs), Lock()
 
@@ -193,9 +203,7 @@ def main() -> None:
     options.add_argument("--one", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.one:
-        settings = json.loads(chosen.one)
-        print(json.dumps(measure(Run(**settings | {
-            "config": TrainingConfig(**settings["config"])}))))
+        print(json.dumps(measure(_run_of(json.loads(chosen.one)))))
         return
     if not chosen.grid:
         options.error(f"which grid? expected one of {', '.join(GRIDS)}")

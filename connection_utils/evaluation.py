@@ -1,11 +1,15 @@
-"""How good the cosines are: rank correlation, a threshold, and a look for collapse."""
+"""How good the cosines are: correlation, search, a threshold, and a look for collapse."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import confusion_matrix, precision_recall_curve
+from sklearn.metrics import (
+    confusion_matrix,
+    label_ranking_average_precision_score,
+    precision_recall_curve,
+)
 
 from connection_utils.bert import ConnectionBert
 
@@ -83,6 +87,17 @@ def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
         "f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0,
         "true_positive": tp, "false_positive": fp, "false_negative": fn, "true_negative": tn,
     }
+
+
+def mean_reciprocal_rank(model: ConnectionBert, pairs: pd.DataFrame) -> float:
+    """How high each first sentence's own second one ranks among those of all rows, 0..1.
+
+    For pairs that are all connected and have no scores, each row a match: 1 if the own one
+    always has the highest cosine, 1/2 if it always comes second (MRR, as in search).
+    """
+    first, second = (model.encode(pairs[side], normalize=True)
+                     for side in ("sentence1", "sentence2"))             # (rows, hidden)
+    return float(label_ranking_average_precision_score(np.eye(len(pairs)), first @ second.T))
 
 
 @dataclass(frozen=True)

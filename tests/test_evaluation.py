@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -14,6 +15,7 @@ from connection_utils import (
     check_collapse,
     choose_threshold,
     judge_threshold,
+    mean_reciprocal_rank,
     pearson,
     spearman,
 )
@@ -278,3 +280,22 @@ def test_one_pair_cannot_be_taken_apart(tiny_folder, make_pairs):
     model = ConnectionBert.from_local(tiny_folder, device="cpu")
     with pytest.raises(ValueError, match="1 pair; expected at least 2"):
         check_collapse(model, make_pairs(1))
+
+
+def test_the_mean_reciprocal_rank_by_hand():
+    """Rows a, b and c find their own second text second, first and third."""
+    turn = {"a": 0, "b": 60, "c": 100, "A": 10, "B": 85, "C": 0}           # degrees
+
+    class Model:
+        def encode(self, texts, normalize):
+            assert normalize
+            angles = np.radians([turn[text] for text in texts])
+            return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def rank_of(pairs):
+        return mean_reciprocal_rank(Model(), pd.DataFrame(pairs, columns=["sentence1",
+                                                                          "sentence2"]))
+
+    assert rank_of([("a", "A")]) == 1
+    assert rank_of([("b", "B"), ("c", "C")]) == pytest.approx((1 + 1 / 2) / 2)
+    assert rank_of(list(zip("abc", "ABC"))) == pytest.approx((1 / 2 + 1 + 1 / 3) / 3)

@@ -68,8 +68,8 @@ def test_imports_run_one_way():
     order = ["series", "notebooks", "finetune", "training_panel", "threshold_panel",
              "knobs", "plots", "runs", "training", "config", "averaging",
              "losses", "evaluation", "onnx_bert",
-             "dataset", "reading", "splitting", "bert", "packing", "dropout", "encoding",
-             "doctor", "model_files", "assets", "files", "workspace"]
+             "dataset", "reading", "splitting", "documentation", "bert", "packing", "dropout",
+             "encoding", "doctor", "model_files", "assets", "files", "workspace"]
     files = {path.stem: path for path in (ROOT / "connection_utils").glob("[!_]*.py")}
     assert set(files) == set(order)
     for name, path in files.items():

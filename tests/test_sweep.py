@@ -68,6 +68,17 @@ def test_a_sweep_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_path)
     assert all(line["machine"]["cpu"] and line["command"] == "command" for line in lines)
 
 
+def test_a_line_from_before_a_setting_existed_counts_as_its_default(monkeypatch, tmp_path):
+    path, (first, second) = tmp_path / "sweep.jsonl", GRIDS["why_fine_tune"](MODEL)[:2]
+    settings = {name: value for name, value in asdict(first).items() if name != "elsewhere"}
+    path.write_text(json.dumps({"run": settings, "dev_spearman": 88.0}) + "\n")
+    done = []
+    monkeypatch.setattr(sweep, "in_a_process", lambda script, flag, settings, **_: done.append(
+        json.loads(settings)) or {"dev_spearman": 88.0})
+    sweep.sweep(path, [first, second], "command")
+    assert done == [asdict(second)]
+
+
 def test_two_jobs_run_side_by_side_and_share_the_cores(monkeypatch, tmp_path):
     both, threads = Barrier(2, timeout=20), []
 
@@ -85,7 +96,8 @@ def test_two_jobs_run_side_by_side_and_share_the_cores(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("run", [
     Run(pairs=0, start="random", test=True),
-    Run(TrainingConfig(epochs=1, evaluations_per_epoch=1), pairs=32, labels="-1..1"),
+    Run(TrainingConfig(epochs=1, evaluations_per_epoch=1), pairs=32, labels="-1..1",
+        elsewhere=True),
 ], ids=lambda run: f"{run.start}-{run.pairs}")
 def test_a_run_for_real(run):
     found = measure(run)
@@ -99,3 +111,4 @@ def test_a_run_for_real(run):
         assert first["dev_spearman"] == pytest.approx(86.7, abs=0.1)
         assert found["dev_spearman"] == others[0]["dev_spearman"]
         assert "test_spearman" not in found
+        assert 60 < found["elsewhere_mrr"] < 80
