@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
+from connection_utils.notebooks import parameters_of
 from connection_utils.workspace import ROOT
 
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("**/*.ipynb"))
@@ -151,6 +155,25 @@ def test_04_without_its_model_says_which_notebook_makes_it(tmp_path):
         cell.source = re.sub(r"^seed = 12", "seed = 4321", cell.source, flags=re.MULTILINE)
     with pytest.raises(CellExecutionError, match="Run notebook 03 with the same parameters"):
         executed(notebook, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "given", "said"), [
+    ("06_why_fine_tune", {"live_pairs": 40},
+     r"tiny_bert( +-?\d+\.\d\d){2}\nother_bert( +-?\d+\.\d\d){2}"),
+    ("07_choose_pooling_and_loss", {"frozen_layers": 1}, "1 layers frozen, trained here: dev"),
+], ids=["06", "07"])
+def test_06_and_07_take_another_model_through_papermill(tiny_folder, tmp_path, name, given,
+                                                        said):
+    """Another model is measured here and now, and not held against the default's sweep."""
+    other = shutil.copytree(tiny_folder, tmp_path / "other_bert")
+    given = {"model_dir": str(tiny_folder), "other_model": str(other)} | given
+    path = NOTEBOOKS[0].with_name(f"{name}.ipynb")
+    copy = executed(parameterize_notebook(load_notebook_node(str(path)), {
+        key: value for key, value in given.items() if key in parameters_of(path)}), tmp_path)
+    texts = [output.get("text") or output.data.get("text/plain", "")
+             for cell in copy.cells for output in cell.get("outputs", [])]
+    assert any(re.search(said, text) for text in texts)
+    assert not any("within the spread" in text for text in texts)
 
 
 def test_a_panel_shows_a_picture_and_a_table_where_nobody_watches():
