@@ -81,7 +81,7 @@ def choices(model: str) -> list[Run]:
         *({"loss": loss} for loss in ("cosent", "multiple_negatives_ranking")),
         {"labels": "-1..1"},
         {"freeze_embeddings": True},
-        *({"frozen_layers": layers} for layers in (1, 3, 5)),
+        *({"frozen_layers": layers} for layers in (3, 5)),
         *({"learning_rate": rate} for rate in (2e-5, 1e-4, 2e-4)),
         *({"batch_size": size} for size in (8, 32)),
     ]

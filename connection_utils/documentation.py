@@ -30,9 +30,8 @@ def documentation_pairs(modules: Iterable[str] = MODULES) -> pd.DataFrame:
                 warnings.simplefilter("ignore")          # a name may be deprecated
                 thing = getattr(home, name)
             text = inspect.getdoc(thing) or "" if callable(thing) else ""
-            paragraphs = [" ".join(each.split()) for each in re.split(r"\n\s*\n", text)]
-            if paragraphs[0].startswith(f"{name}("):     # its call, where it is written in C
-                paragraphs = paragraphs[1:]
+            paragraphs = [" ".join(each.split()) for each in re.split(r"\n\s*\n", text)
+                          if not each.startswith(f"{name}(")]    # a call: it is written in C
             if (len(paragraphs) > 1 and not _NO_PROSE.search(" ".join(paragraphs[:2]))
                     and len(paragraphs[0].split()) >= 4 and len(paragraphs[1].split()) >= 8):
                 rows.append((f"{module}.{name}", *paragraphs[:2]))

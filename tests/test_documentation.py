@@ -43,7 +43,7 @@ def test_a_pair_is_what_a_thing_is_and_its_explanation(library):
 
 
 def test_the_call_that_c_code_writes_first_is_no_text(library):
-    library("screw", f"screw(head, /)\n\n{PROSE}")
+    library("screw", f"screw(head, /)\n\nscrew(head, until=None)\n\n{PROSE}")
     assert documentation_pairs(["toolbox"])["sentence1"].tolist() == [
         "Turn a screw until it holds."]
 
