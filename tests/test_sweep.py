@@ -1,11 +1,13 @@
 """The sweeps of benchmarks/sweep.py: grids, a kill, and a run for real."""
 
 import json
+import statistics
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from threading import Barrier
 
+import nbformat
 import pytest
 
 from connection_utils.config import TrainingConfig
@@ -13,6 +15,7 @@ from connection_utils.workspace import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import sweep
+from measuring import RESULTS
 from sweep import GRIDS, Run, measure
 
 MODEL = Run().model
@@ -112,3 +115,57 @@ def test_a_run_for_real(run):
         assert found["dev_spearman"] == others[0]["dev_spearman"]
         assert "test_spearman" not in found
         assert 60 < found["elsewhere_mrr"] < 80
+
+
+# What is kept, and what is said of it
+
+def kept(grid):
+    return sweep.read_lines(RESULTS / f"sweep_{grid}.jsonl")
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_what_is_kept_is_the_whole_grid_and_tells_command_and_machine(grid):
+    lines = kept(grid)
+    runs = {repr(sweep._run_of(line["run"])) for line in lines}
+    assert len(lines) == len(runs) and runs == set(map(repr, GRIDS[grid](MODEL)))
+    for line in lines:
+        assert line["command"].startswith(f"python benchmarks/sweep.py {grid}")
+        assert line["machine"]["cpu"] and line["machine"]["versions"]["torch"]
+
+
+@pytest.fixture(scope="module")
+def by_start():
+    """Mean test Spearman x 100 over the seeds, by start and pairs; and each of them."""
+    every = {}
+    for line in kept("why_fine_tune"):
+        every.setdefault((line["run"]["start"], line["run"]["pairs"]), []).append(
+            line["test_spearman"])
+    return {key: statistics.mean(found) for key, found in every.items()}, every
+
+
+def test_the_readme_tells_why_to_fine_tune_as_measured(by_start):
+    readme = (ROOT / "README.md").read_text()
+    for start, said in (("pretrained", "the default model, fine-tuned"),
+                        ("random", "the same architecture, from random weights")):
+        row = " | ".join(f"{by_start[0][start, pairs]:.2f}" for pairs in (0, *sweep.SIZES))
+        assert f"| {said} | {row} |" in readme, row
+
+
+def test_notebook_06_says_in_words_what_was_measured(by_start):
+    means, every = by_start
+    said = " ".join(" ".join(cell.source.split()) for cell in nbformat.read(
+        ROOT / "notebooks/06_why_fine_tune.ipynb", as_version=4).cells)
+    untouched = means["pretrained", 0]
+    gain = {pairs: means["pretrained", pairs] - untouched for pairs in sweep.SIZES}
+    few = [found - untouched for found in every["pretrained", 50]]
+    for words in (
+            f"{gain[50]:.1f} points with 50 pairs, {gain[500]:.1f} with 500, "
+            f"{gain[5725]:.1f} with all",
+            f"between {min(few):.1f} and {max(few):.1f}",
+            f"all 5,725 pairs end at {means['random', 5725]:.1f}, which is "
+            f"{untouched - means['random', 5725]:.0f} points *below*",
+            f"random weights are no zero: {means['random', 0]:.0f}.",
+            f"it starts at {untouched:.1f}"):
+        assert words in said, words
+    assert all(min(every["pretrained", pairs]) > untouched for pairs in sweep.SIZES)
+    assert gain[500] > gain[5725] / 2
