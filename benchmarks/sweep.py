@@ -107,7 +107,7 @@ def _changed(run: Run, change: dict[str, object]) -> Run:
     return replace(run, config=replace(run.config, **rest), **own)
 
 
-def _run_of(settings: dict) -> Run:
+def run_of(settings: dict) -> Run:
     """The run that a line tells; what it does not tell is as by default."""
     return Run(**settings | {"config": TrainingConfig(**settings["config"])})
 
@@ -167,10 +167,17 @@ def sweep(path: Path, runs: list[Run], command: str, jobs: int = 1) -> None:
     sooner than one after the other with all of them, and find the same.
     """
     lines = read_lines(path)
-    known = [_run_of(line["run"]) for line in lines]
+    known = [run_of(line["run"]) for line in lines]
     missing = [run for run in runs if run not in known]
     print(f"{len(runs)} runs, {len(missing)} of them to do", flush=True)
     threads, alone = max(1, (os.cpu_count() or 1) // jobs), Lock()
+
+    def write() -> None:
+        """In the order of `runs`, whichever of them ended first; then what is none of them."""
+        lines.sort(key=lambda line: [*runs, run := run_of(line["run"])].index(run))
+        with write_whole(path) as scratch:
+            scratch.write_text("".join(json.dumps(line) + "\n" for line in lines),
+                               encoding="utf-8")
 
     def one(run: Run) -> None:
         found = in_a_process(__file__, "--one", json.dumps(asdict(run)),
@@ -178,9 +185,7 @@ def sweep(path: Path, runs: list[Run], command: str, jobs: int = 1) -> None:
         with alone:
             lines.append({"run": asdict(run), **found, "command": command,
                           "machine": machine() | {"threads": threads}})
-            with write_whole(path) as scratch:
-                scratch.write_text("".join(json.dumps(line) + "\n" for line in lines),
-                                   encoding="utf-8")
+            write()
             print(f"{len(lines)} runs kept: dev Spearman {found['dev_spearman']:.2f}",
                   flush=True)
 
@@ -191,6 +196,7 @@ def sweep(path: Path, runs: list[Run], command: str, jobs: int = 1) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)   # else the rest would be run all the same
             raise
+    write()
     print(f"{shown(path)} holds {len(lines)} runs")
 
 
@@ -203,7 +209,7 @@ def main() -> None:
     options.add_argument("--one", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.one:
-        print(json.dumps(measure(_run_of(json.loads(chosen.one)))))
+        print(json.dumps(measure(run_of(json.loads(chosen.one)))))
         return
     if not chosen.grid:
         options.error(f"which grid? expected one of {', '.join(GRIDS)}")

@@ -82,6 +82,15 @@ def test_a_line_from_before_a_setting_existed_counts_as_its_default(monkeypatch,
     assert done == [asdict(second)]
 
 
+def test_lines_stand_in_the_order_of_the_grid_and_none_is_lost(monkeypatch, tmp_path):
+    path, runs = tmp_path / "sweep.jsonl", GRIDS["choices"](MODEL)[:4]
+    monkeypatch.setattr(sweep, "in_a_process", lambda *_, **__: {"dev_spearman": 88.0})
+    for some in (runs[3:], runs[1:2], runs[:3]):       # as if they had ended in that order
+        sweep.sweep(path, some, "command")
+    assert [line["run"] for line in sweep.read_lines(path)] == [
+        asdict(run) for run in runs]
+
+
 def test_two_jobs_run_side_by_side_and_share_the_cores(monkeypatch, tmp_path):
     both, threads = Barrier(2, timeout=20), []
 
@@ -126,7 +135,7 @@ def kept(grid):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_what_is_kept_is_the_whole_grid_and_tells_command_and_machine(grid):
     lines = kept(grid)
-    runs = {repr(sweep._run_of(line["run"])) for line in lines}
+    runs = {repr(sweep.run_of(line["run"])) for line in lines}
     assert len(lines) == len(runs) and runs == set(map(repr, GRIDS[grid](MODEL)))
     for line in lines:
         assert line["command"].startswith(f"python benchmarks/sweep.py {grid}")
