@@ -25,7 +25,8 @@ def documentation_pairs(modules: Iterable[str] = MODULES) -> pd.DataFrame:
     rows = []
     for module in modules:
         home = import_module(module)
-        for name in sorted(home.__all__):
+        public = [name for name in dir(home) if not name.startswith("_")]
+        for name in sorted(getattr(home, "__all__", public)):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")          # a name may be deprecated
                 thing = getattr(home, name)

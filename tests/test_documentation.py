@@ -62,6 +62,13 @@ def test_what_is_not_two_paragraphs_of_prose_is_left_out(library, doc):
     assert documentation_pairs(["toolbox"])["name"].tolist() == ["toolbox.nail"]
 
 
+def test_a_module_that_names_nothing_as_public_gives_what_has_no_underscore(library):
+    library("screw", PROSE)
+    library("_nail", PROSE.replace("screw", "nail"))
+    del sys.modules["toolbox"].__all__
+    assert documentation_pairs(["toolbox"])["name"].tolist() == ["toolbox.screw"]
+
+
 def test_a_text_comes_once(library):
     library("screw", PROSE)
     library("screw_again", PROSE)
