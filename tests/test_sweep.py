@@ -178,3 +178,37 @@ def test_notebook_06_says_in_words_what_was_measured(by_start):
         assert words in said, words
     assert all(min(every["pretrained", pairs]) > untouched for pairs in sweep.SIZES)
     assert gain[500] > gain[5725] / 2
+
+
+def test_notebook_07_says_in_words_what_was_measured():
+    found = {}
+    for line in kept("choices"):
+        run = line["run"] | line["run"]["config"]
+        found.setdefault(tuple(run[name] for name in (
+            "pooling", "loss", "labels", "frozen_layers", "learning_rate", "batch_size",
+            "freeze_embeddings")), []).append((line["dev_spearman"], line["elsewhere_mrr"]))
+    base = ("mean", "cosine_mse", "0..1", 0, 5e-5, 16, False)
+
+    def mean(position, value, which=0):
+        key = (*base[:position], value, *base[position + 1:])
+        return statistics.mean(each[which] for each in found[key])
+
+    def cost(position, value):
+        return f"{mean(0, 'mean') - mean(position, value):.1f}"
+
+    said = " ".join(" ".join(cell.source.split()) for cell in nbformat.read(
+        ROOT / "notebooks/07_choose_pooling_and_loss.ipynb", as_version=4).cells)
+    rates = [f"{72.918 - mean(4, rate, 1):.1f}" for rate in (2e-5, 5e-5, 1e-4, 2e-4)]
+    for words in (
+            f"max pooling (-{cost(0, 'max')}) and labels of -1..1 (-{cost(2, '-1..1')}).",
+            f"Five cost {cost(4, 2e-4)} to {cost(1, 'multiple_negatives_ranking')} points",
+            f"by {cost(0, 'max')} points here, 17.5 in the paper",
+            f"[CLS] is {cost(0, 'cls')} points behind the mean here, 0.8 in the paper",
+            f"On dev it is {cost(1, 'cosent')} points behind",
+            f"layers frozen cost {cost(3, 3)} points, five of six {cost(3, 5)}.",
+            "lost: {}, {}, {} and {} points for 2e-5, 5e-5, 1e-4".format(*rates),
+            f"({mean(4, 2e-5):.1f} against {mean(0, 'mean'):.1f})"):
+        assert words in said, words
+    small = [mean(0, "mean") - mean(*each) for each in (
+        (3, 3), (4, 2e-5), (4, 1e-4), (5, 8), (5, 32), (6, True))]
+    assert max(map(abs, small)) < 0.25 and "moves the score by 0.2 or less" in said
