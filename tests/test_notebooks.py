@@ -126,6 +126,14 @@ def test_the_readmes_numbers_are_those_of_notebook_03():
     assert f"| **this series, notebook 03** | **{after[0]}** |" in readme
 
 
+def test_the_readmes_table_has_a_row_for_each_notebook():
+    """One table: a blank line in it would end it, and the rest would be read as text."""
+    table = next(part for part in (ROOT / "README.md").read_text().split("\n\n")
+                 if part.startswith("| | what happens"))
+    assert re.findall(r"^\| \[\d\d · .*?\]\(notebooks/(\w+)\.ipynb\)", table, re.MULTILINE) == [
+        path.stem for path in NOTEBOOKS]
+
+
 @notebooks
 def test_links_lead_somewhere(path):
     for cell in nbformat.read(path, as_version=4).cells:
