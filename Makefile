@@ -21,7 +21,7 @@ test-all: test ## test, and the notebooks again as other CPUs would round
 lab: fetch     ## JupyterLab on the series, nothing called home
 	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
 
-sweep: fetch   ## notebook 03 with several values (OF=learning_rate VALUES="2e-5 1e-4")
+sweep: $(SETUP) ## notebook 03 with several values (OF=learning_rate VALUES="2e-5 1e-4")
 	@$(IN)python -m connection_utils.series sweep $(OF) $(VALUES) $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)")
 
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)

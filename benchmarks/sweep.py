@@ -18,6 +18,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from threading import Lock
 
@@ -167,14 +168,15 @@ def sweep(path: Path, runs: list[Run], command: str, jobs: int = 1) -> None:
     sooner than one after the other with all of them, and find the same.
     """
     lines = read_lines(path)
-    known = [run_of(line["run"]) for line in lines]
+    known = {run_of(line["run"]) for line in lines}
     missing = [run for run in runs if run not in known]
+    order = {run: position for position, run in enumerate(runs)}
     print(f"{len(runs)} runs, {len(missing)} of them to do", flush=True)
     threads, alone = max(1, (os.cpu_count() or 1) // jobs), Lock()
 
     def write() -> None:
         """In the order of `runs`, whichever of them ended first; then what is none of them."""
-        lines.sort(key=lambda line: [*runs, run := run_of(line["run"])].index(run))
+        lines.sort(key=lambda line: order.get(run_of(line["run"]), len(runs)))
         with write_whole(path) as scratch:
             scratch.write_text("".join(json.dumps(line) + "\n" for line in lines),
                                encoding="utf-8")
@@ -184,6 +186,7 @@ def sweep(path: Path, runs: list[Run], command: str, jobs: int = 1) -> None:
                              OMP_NUM_THREADS=f"{threads}")
         with alone:
             lines.append({"run": asdict(run), **found, "command": command,
+                          "date": f"{date.today()}",
                           "machine": machine() | {"threads": threads}})
             write()
             print(f"{len(lines)} runs kept: dev Spearman {found['dev_spearman']:.2f}",

@@ -50,8 +50,7 @@ def run(model: str, data: str, epochs: int | None) -> None:
     A notebook whose executed copy was made from the same notebook, module, model, data
     and parameters is not run again.
     """
-    fetch_assets(*(asset for asset, wanted in ((MODEL, model), (DATA, data))
-                   if as_path(wanted) == Path(asset.folder)))
+    _fetch(model, data)
     wanted = {"model_dir": model, "data": data, "epochs": epochs}
     given = {name: value for name, value in wanted.items() if value is not None}
     settings = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb") | given
@@ -80,6 +79,7 @@ def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
     """
     from connection_utils.runs import read_run
 
+    _fetch(model, data)
     known = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb")
     if parameter not in known:
         raise ValueError(f"notebook 03 has no parameter {parameter!r}; expected one of "
@@ -103,6 +103,12 @@ def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
                     f"{100 * max(each['dev_spearman'] for each in evaluations):18.2f}  "
                     f"{evaluations[-1]['seconds']:7.0f}  {shown(copies)}")
     print(f"\n{parameter:>14}  dev Spearman × 100  seconds  the notebook", *rows, sep="\n")
+
+
+def _fetch(model: str, data: str) -> None:
+    """Put the default model and the default data in place, where they are what is wanted."""
+    fetch_assets(*(asset for asset, wanted in ((MODEL, model), (DATA, data))
+                   if as_path(wanted) == Path(asset.folder)))
 
 
 def save_outputs(only: str | None) -> None:
