@@ -1,26 +1,30 @@
 """A verdict on a local model folder before anything is built from it.
 
+    python -m connection_utils.doctor transformers/bert/bert-base-uncased
+    python -m connection_utils.doctor transformers/bert/bert-base-uncased --to-safetensors
+
 A BERT folder holds ``config.json`` (the architecture), ``vocab.txt`` or
 ``tokenizer.json`` (the vocabulary) and ``model.safetensors`` or ``pytorch_model.bin``
 (the weights). Most things that go wrong with one load without an error, or with an error
 that names another cause; each is looked for here and answered with what to do.
 """
 
-import json
-from dataclasses import dataclass, field
+import argparse
+import sys
 from pathlib import Path
 
-import pandas as pd
 import torch
-from transformers import BertConfig, BertModel
+from safetensors.torch import load_file, save_file
+from transformers import BertModel
 
-from connection_utils.model_files import (
-    KNOWN_FILES,
-    WEIGHTS,
-    ModelFolderError,
+from connection_utils.files import write_whole
+from connection_utils.model_files import WEIGHTS, ModelFolderError, load_tokenizer, read_tensors
+from connection_utils.model_report import (
+    ModelReport,
+    check_files,
+    check_tokenizer_settings,
     list_files,
-    load_tokenizer,
-    read_tensors,
+    read_config,
     read_vocab_txt,
 )
 from connection_utils.workspace import as_path, shown
@@ -28,50 +32,12 @@ from connection_utils.workspace import as_path, shown
 BODY = ("embeddings.", "encoder.")    # anything else is a head, and not needed here
 
 
-@dataclass
-class ModelReport:
-    """What `check_model_dir` found. ``print(report)`` shows it as a table."""
-
-    folder: Path
-    files: pd.DataFrame | None = None      # file, bytes, what it is, lies at
-    facts: dict[str, object] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)         # legitimate, worth knowing
-    problems: list[str] = field(default_factory=list)      # each makes the folder unusable
-    config: BertConfig | None = None
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """True if a model can be loaded from the folder."""
-        return not self.problems
-
-    def raise_if_broken(self) -> None:
-        """Raise ModelFolderError with every problem found, if there is one."""
-        if self.problems:
-            raise ModelFolderError(
-                f"{shown(self.folder)} cannot be used as a BERT folder:\n"
-                + "\n".join(f"- {problem}" for problem in self.problems)
-            )
-
-    def __str__(self) -> str:
-        parts = [f"model folder   {shown(self.folder)}"]
-        if self.files is not None:
-            left = {name: f"{{:<{self.files[name].str.len().max()}}}".format
-                    for name in self.files if name != "bytes"}
-            parts += ["", self.files.to_string(index=False, formatters=left,
-                                               justify="left"), ""]
-        parts += [f"{name:<14} {value}" for name, value in self.facts.items()]
-        parts += [f"note           {note}" for note in self.notes]
-        parts += [f"PROBLEM        {problem}" for problem in self.problems]
-        parts += [f"verdict        {'ready to load' if self.ok else 'cannot be loaded'}"]
-        return "\n".join(parts)
-
-
 def check_model_dir(folder: str | Path) -> ModelReport:
     """Look at a local BERT folder and say whether, and why not, a model loads from it.
 
     No code from the folder is ever run (pickles only through ``weights_only=True``), no
-    network is tried, nothing is written. Either slash may separate the path's parts.
+    network is tried, nothing is written, and no file may ask for more memory than its own
+    size promises. Either slash may separate the path's parts.
     """
     path = as_path(folder)
     report = ModelReport(path.absolute())
@@ -84,13 +50,10 @@ def check_model_dir(folder: str | Path) -> ModelReport:
         )
         return report
     report.files = list_files(path)
-    for link in path.iterdir():
-        if link.name in KNOWN_FILES and link.is_symlink() and not link.exists():
-            report.problems.append(f"{link.name} is a link that leads nowhere (to "
-                                   f"{link.readlink()}). Copy the file itself.")
+    report.problems += check_files(path)
     if not report.ok:
         return report
-    report.config = _read_config(path, report)
+    report.config = read_config(path, report)
     _check_vocabulary(path, report)
     _check_weights(path, report)
     return report
@@ -107,58 +70,22 @@ def load_weights(report: ModelReport) -> dict[str, torch.Tensor]:
             if name.startswith(BODY)}
 
 
-def _read_config(folder: Path, report: ModelReport) -> BertConfig | None:
-    path = folder / "config.json"
-    if not path.is_file():
-        names = ", ".join(report.files["file"]) if len(report.files) else "no file at all"
-        report.problems.append(
-            f"config.json is missing (the folder holds {names}). Copy it from where the "
-            "weights come from; it tells how many layers to build."
-        )
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(values, dict):
-            raise ValueError(f"expected an object, found {type(values).__name__}")
-        if values.get("model_type", "bert") != "bert":
-            raise ValueError(f"model_type is {values['model_type']!r}, expected 'bert'")
-        config = BertConfig.from_dict(values)
-        with torch.device("meta"):
-            BertModel(config, add_pooling_layer=False)     # raises if sizes do not fit
-    except json.JSONDecodeError as error:
-        report.problems.append(
-            f"config.json, line {error.lineno}, column {error.colno}: not JSON "
-            f"({error.msg}). Copy the file again from where the weights come from.")
-        return None
-    except Exception as error:     # whatever a wrong value makes the constructor raise
-        report.problems.append(f"config.json: {error}. Copy the file again.")
-        return None
-    report.facts["architecture"] = (
-        f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, feed-forward {config.intermediate_size}, "
-        f"at most {config.max_position_embeddings} tokens")
-    return config
-
-
 def _check_vocabulary(folder: Path, report: ModelReport) -> None:
     vocab_path = folder / "vocab.txt"
-    if vocab_path.is_file():
-        try:
-            vocab = read_vocab_txt(vocab_path)
-        except ModelFolderError as error:
-            report.problems.append(str(error))
-            return
-    elif (folder / "tokenizer.json").is_file():
-        vocab = []
-    else:
+    if not vocab_path.is_file() and not (folder / "tokenizer.json").is_file():
         report.problems.append(
             "vocab.txt is missing, and so is tokenizer.json. Without one every word would "
             "silently become [UNK]. Copy vocab.txt (about 230 kB for bert-base-uncased).")
         return
     try:
+        vocab = read_vocab_txt(vocab_path) if vocab_path.is_file() else []
+        check_tokenizer_settings(folder)
         tokenizer = load_tokenizer(folder)
+    except ModelFolderError as error:
+        report.problems.append(str(error))
+        return
     except Exception as error:    # the tokenizers library raises plain Exception
-        report.problems.append(f"the tokenizer cannot be built: {error}. Copy "
+        report.problems.append(f"the tokenizer cannot be built: {str(error):.300}. Copy "
                                "vocab.txt or tokenizer.json again.")
         return
     size = len(tokenizer)
@@ -207,20 +134,18 @@ def _check_weights(folder: Path, report: ModelReport) -> None:
             + ". Copy one of the two into the folder.")
         return
     try:
-        tensors = read_tensors(path)
+        found = report.tensors = read_tensors(path)
     except ModelFolderError as error:
         report.problems.append(str(error))
         return
-    report.tensors = tensors
     report.facts["weights"] = f"{path.name}, " + ", ".join(
-        sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()
+        sorted({str(t.dtype).removeprefix("torch.") for t in found.values()
                 if t.is_floating_point()}))
     if report.config is None:
         return
     with torch.device("meta"):
         expected = BertModel(report.config, add_pooling_layer=False).state_dict()
     report.facts["parameters"] = f"{sum(t.numel() for t in expected.values()):,}"
-    found = report.tensors
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found
                if name not in expected and name.startswith(BODY)]
@@ -240,6 +165,12 @@ def _check_weights(folder: Path, report: ModelReport) -> None:
         report.problems.append(
             f"{path.name}: {name} has shape {tuple(found[name].shape)}, config.json says "
             f"{tuple(expected[name].shape)}. Take both from the same model.")
+    rounded = [name for name in expected
+               if name in found and not found[name].is_floating_point()]
+    if rounded:
+        report.problems.append(
+            f"{path.name}: {rounded[0]} holds {found[rounded[0]].dtype}, expected "
+            "floating-point numbers: the weights were quantised. Take those that were not.")
     heads = sorted({name.split(".")[0] for name in found if not name.startswith(BODY)})
     if heads:
         report.notes.append(f"{path.name} also holds {' and '.join(heads)} weights; they "
@@ -247,4 +178,72 @@ def _check_weights(folder: Path, report: ModelReport) -> None:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+    return ", ".join(f"{name:.100}" for name in names[:2]) + (", …" if len(names) > 2 else "")
+
+
+def convert_to_safetensors(folder: str | Path) -> Path:
+    """Write the weights in ``pytorch_model.bin`` as ``model.safetensors`` beside it.
+
+    All of them, heads too, under the names that are loaded. Each is read back and compared
+    bit for bit before the file gets its name; the .bin stays. ModelFolderError, and nothing
+    left behind, if the folder is broken, cannot be written, or holds the file already.
+    """
+    path = as_path(folder) / "model.safetensors"
+    if path.exists():
+        raise ModelFolderError(
+            f"{shown(path)} is there already, and is what is loaded; nothing was written. "
+            "Move it away first if you want to have it made from pytorch_model.bin.")
+    report = check_model_dir(folder)
+    report.raise_if_broken()
+    # cloned, as a safetensors file holds no two tensors that share their memory
+    tensors = {name: tensor.detach().clone(memory_format=torch.contiguous_format)
+               for name, tensor in report.tensors.items()}
+    try:
+        with write_whole(path) as scratch:
+            save_file(tensors, scratch, metadata={"format": "pt"})
+            if not _holds(scratch, report.tensors):
+                raise OSError("what was read back is not what was written")
+    except Exception as error:    # safetensors has kinds of its own
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        raise ModelFolderError(
+            f"{shown(path)} cannot be written: {error}. It needs {size:,} bytes of disk "
+            "space and a folder that you may write to; nothing was left behind.") from error
+    return path
+
+
+def _holds(path: Path, tensors: dict[str, torch.Tensor]) -> bool:
+    """Whether the safetensors file holds just `tensors`, each bit for bit."""
+    def bits(tensor: torch.Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
+        flat = tensor.detach().reshape(-1)
+        return tensor.dtype, tensor.shape, flat.view(torch.uint8).numpy().tobytes()
+
+    back = load_file(path)
+    return back.keys() == tensors.keys() and all(
+        bits(back[name]) == bits(tensor) for name, tensor in tensors.items())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the report; the exit status is 0 if a model can be loaded, else 1."""
+    options = argparse.ArgumentParser(
+        prog="python -m connection_utils.doctor", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("folder", metavar="FOLDER", help="local model folder")
+    options.add_argument("--to-safetensors", action="store_true",
+                         help="write pytorch_model.bin as model.safetensors beside it, "
+                              "and compare the two bit for bit; nothing is deleted")
+    chosen = options.parse_args(arguments)
+    try:
+        report = check_model_dir(chosen.folder)
+        print(report)
+        if report.ok and chosen.to_safetensors:
+            path = convert_to_safetensors(chosen.folder)
+            print(f"written        {shown(path)}: {len(report.tensors)} tensors, "
+                  f"{path.stat().st_size:,} bytes; read back, each is equal to that of "
+                  "pytorch_model.bin bit for bit.\nYou may delete pytorch_model.bin now.")
+    except (ModelFolderError, OSError) as error:
+        sys.exit(f"{error}")
+    sys.exit(0 if report.ok else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,11 +7,12 @@ sentence-transformers keeps them, so that either library loads what the other sa
 
 import json
 import pickle
+import pickletools
+import re
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
-import pandas as pd
-import safetensors
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -22,6 +23,13 @@ transformers.logging.set_verbosity_error()       # what matters is checked by th
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")     # taken in this order
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+# all that a state dict asks for by name, and what else could call something
+TENSOR_PARTS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
+    r"|torch(\.cuda|\.storage)? \w+Storage")
+CALLS = {"INST", "OBJ", "STACK_GLOBAL", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
 
 class ModelFolderError(ValueError):
@@ -48,17 +56,6 @@ POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_tok
                 "max": "pooling_mode_max_tokens"}
 
 
-def list_files(folder: Path) -> pd.DataFrame:
-    """A row a file: file, what it is, bytes and, for links, where it really lies."""
-    rows = [
-        {"file": path.name, "what it is": KNOWN_FILES.get(path.name, "not used here"),
-         "bytes": f"{path.stat().st_size:,}" if path.exists() else "-",
-         **({"lies at": str(path.resolve())} if path.is_symlink() else {})}
-        for path in sorted(folder.iterdir()) if not path.is_dir()
-    ]
-    return pd.DataFrame(rows).fillna("") if rows else pd.DataFrame(columns=["file"])
-
-
 def load_tokenizer(folder: str | Path) -> BertTokenizer:
     """The folder's tokenizer, with nothing asked of a hub."""
     settings = {}
@@ -72,43 +69,8 @@ def load_tokenizer(folder: str | Path) -> BertTokenizer:
     return tokenizer
 
 
-def read_vocab_txt(path: Path) -> list[str]:
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelFolderError(
-            f"vocab.txt, line {raw[:error.start].count(10) + 1}: byte "
-            f"0x{raw[error.start]:02x} is not UTF-8. Copy the file again, unchanged."
-        ) from None
-    if text.startswith("\ufeff"):
-        raise ModelFolderError(
-            "vocab.txt, line 1, column 1: a byte order mark (BOM). It makes the first "
-            "token unknown and adds one past the embedding table. Save the file as UTF-8 "
-            "without BOM, or copy it again without opening it in an editor.")
-    tokens = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    first_line: dict[str, int] = {}
-    for line, token in enumerate(tokens, start=1):
-        if not token:
-            raise ModelFolderError(
-                f"vocab.txt, line {line}: the line is empty; expected a token, as a token's "
-                "line is its id. Copy the file again, unchanged.")
-        if token in first_line:
-            raise ModelFolderError(
-                f"vocab.txt, line {line}: token {token!r} stands on line "
-                f"{first_line[token]} already; expected each token once, as a token's "
-                "line is its id. Copy the file again.")
-        first_line[token] = line
-    absent = [token for token in SPECIAL_TOKENS if token not in first_line]
-    if absent:
-        raise ModelFolderError(
-            f"vocab.txt has {len(tokens):,} lines and lacks {', '.join(absent)}. Expected "
-            "a BERT WordPiece vocabulary; copy it from where the weights come from.")
-    return tokens
-
-
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """A weights file's tensors under today's names; pickles only ``weights_only=True``.
+    """A weights file's tensors under today's names; no code in it is ever run.
 
     Raises ModelFolderError for a file that is a pointer, damaged, or more than tensors.
     """
@@ -121,36 +83,86 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelFolderError(
             f"{path.name} is a Git LFS pointer of {size} bytes, not the weights. In the "
             "repository it came from run `git lfs pull`, or download the file itself.")
-    broken = ModelFolderError(
-        f"{path.name} ({size:,} bytes) is damaged or was not copied whole. Copy it again "
-        "and compare its size with the source.")
-    if path.suffix == ".safetensors":
-        try:
-            return _with_current_names(load_file(path))
-        except (safetensors.SafetensorError, OSError) as error:
-            raise broken from error
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True,
-                             mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        said = str(error).lower()
-        if "weights_only" not in said and "unsupported" not in said \
-                or "unsupported operand" in said:       # no pickle at all, an HTML page, say
-            raise broken from error
-        raise ModelFolderError(
-            f"{path.name} is a pickle that asks for more than tensors, so it was not "
-            "opened: it could run code on this machine. Never load it with "
-            "weights_only=False. Get model.safetensors of the same model, or a file from "
-            "a source you trust.") from error
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = _unpickle(path, zipped=head.startswith(b"PK\3\4"))
+    except ModelFolderError:
+        raise
     except Exception as error:        # truncated files raise many kinds
-        raise broken from error
-    if not isinstance(tensors, dict) or not all(
-            isinstance(name, str) and isinstance(tensor, torch.Tensor)
-            for name, tensor in tensors.items()):
+        raise ModelFolderError(
+            f"{path.name} ({size:,} bytes) is damaged or was not copied whole. Copy it again "
+            "and compare its size with the source.") from error
+    tensors = dict(tensors) if isinstance(tensors, dict) else {0: tensors}
+    if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
+               for name, tensor in tensors.items()):
         raise ModelFolderError(
             f"{path.name} is not a state dict (names to tensors). Save the model with "
             "save_pretrained, or torch.save(model.state_dict(), …).")
+    unpacked = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if unpacked > 2 * size:           # a head may share its numbers with the embeddings
+        raise ModelFolderError(
+            f"{path.name} ({size:,} bytes) holds tensors that would take {unpacked:,} bytes: "
+            "it was made to fill the memory. Get the file from a source you trust.")
     return _with_current_names(tensors)
+
+
+def _unpickle(path: Path, zipped: bool) -> object:
+    """What `torch.save` wrote, in today's format (a zip archive) or the old one."""
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(path, archive)
+            for entry in archive.infolist():
+                if entry.filename.lower().endswith(".pkl"):
+                    with archive.open(entry) as file:
+                        _check_pickle(path, file)
+    else:
+        with open(path, "rb") as file:
+            for _ in range(5):        # five pickles, then the numbers
+                _check_pickle(path, file)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise _more_than_tensors(path, "what torch.load refuses") from error
+
+
+def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse what would unpack to more than the file: `torch.save` only stores."""
+    size, entries = path.stat().st_size, archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) \
+            or min(entry.header_offset for entry in entries) != 0:
+        raise ModelFolderError(
+            f"{path.name} ({size:,} bytes) is an archive that torch.save did not write: its "
+            f"entries are compressed or overlap, {unpacked:,} bytes once unpacked. It was "
+            "not unpacked. Get the file from a source you trust.")
+
+
+def _check_pickle(path: Path, file: BinaryIO) -> None:
+    """Refuse a pickle that does more than put tensors into dicts; it is read, never run.
+
+    ``weights_only=True`` runs no code either, but follows 32 bytes that ask for 6 GB, or
+    for the hash of a tuple that holds one twice that holds one twice, 60 times over.
+    """
+    tuples, last = set(), ""
+    for step, (code, found, _) in enumerate(pickletools.genops(file)):
+        if code.name in CALLS or code.name == "GLOBAL" and not TENSOR_PARTS.fullmatch(found):
+            raise _more_than_tensors(path, str(found or code.name).replace(" ", "."))
+        if step > 250_000 or "GET" in code.name and found in tuples:
+            raise _more_than_tensors(path, "work without end")
+        if "PUT" in code.name and last.startswith("TUPLE"):
+            tuples.add(found)
+        elif "PUT" not in code.name and code.name != "PROTO":
+            last = code.name
+
+
+def _more_than_tensors(path: Path, found: str) -> ModelFolderError:
+    return ModelFolderError(
+        f"{path.name} is a pickle that asks for more than tensors ({found!r:.60}), so it was "
+        "not opened: it could run code on this machine. Never load it with "
+        "weights_only=False. Get model.safetensors of the same model, or a file from "
+        "a source you trust.")
 
 
 def _with_current_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -204,27 +216,26 @@ def write_siamese_settings(folder: Path, pooling: str, max_length: int,
 def read_siamese_settings(folder: Path) -> dict[str, object]:
     """``pooling`` and ``max_length``, as far as the folder tells them."""
     settings: dict[str, object] = {}
-    parts = _read_json(folder / "modules.json") or []
-    unknown = [part["type"] for part in parts
-               if part["type"].rsplit(".", 1)[-1] not in SIAMESE_PARTS]
-    if unknown:
-        raise ModelFolderError(
-            f"{folder}: modules.json asks for {', '.join(unknown)}, which would be left out "
-            f"here and change every embedding. Expected only {', '.join(SIAMESE_PARTS)}.")
     try:
+        parts = [part["type"] for part in _read_json(folder / "modules.json") or []]
+        unknown = [part for part in parts if part.rsplit(".", 1)[-1] not in SIAMESE_PARTS]
         length = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         pooling = _read_json(folder / "1_Pooling/config.json")
         if pooling:
-            settings["pooling"] = pooling.get("pooling_mode") or next(
-                name for name, key in POOLING_KEYS.items() if pooling.get(key))
+            settings["pooling"] = str(pooling.get("pooling_mode") or next(
+                name for name, key in POOLING_KEYS.items() if pooling.get(key)))
             if length is None:      # since version 6 sentence-transformers keeps it there
                 length = _read_json(folder / "tokenizer_config.json").get("model_max_length")
         if length is not None and int(length) < 1e9:      # 1e30 means that none was set
             settings["max_length"] = int(length)
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except Exception as error:      # whatever strange values raise
         raise ModelFolderError(
-            f"{folder}: sentence_bert_config.json or 1_Pooling/config.json is not "
-            f"understood here ({error!r}); expected max_seq_length and one of the modes "
-            f"{', '.join(POOLING_KEYS)}. Mend or remove them, and pass pooling= and "
+            f"{folder}: modules.json, sentence_bert_config.json or 1_Pooling/config.json is "
+            f"not understood here ({error!r:.200}); expected max_seq_length and one of the "
+            f"modes {', '.join(POOLING_KEYS)}. Mend or remove them, and pass pooling= and "
             "max_length= instead.") from error
+    if unknown:
+        raise ModelFolderError(
+            f"{folder}: modules.json asks for {', '.join(unknown)}, which would be left out "
+            f"here and change every embedding. Expected only {', '.join(SIAMESE_PARTS)}.")
     return settings

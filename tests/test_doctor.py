@@ -1,24 +1,37 @@
 """What can be wrong with a local model folder: each is found, named, and answered.
 
 Every broken folder is judged twice: by `check_model_dir`, which reports, and by
-`ConnectionBert.from_local`, which raises the same words.
+`ConnectionBert.from_local`, which raises the same words. Those in `HOSTILE` were made by
+somebody who means harm; they are judged once more in a process that is watched.
 """
 
+import io
 import json
 import os
 import pickle
 import re
+import resource
+import shutil
+import signal
+import stat
 import subprocess
 import sys
+import tempfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import BertTokenizer
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from connection_utils import ConnectionBert, ModelFolderError, check_model_dir
+from connection_utils import ConnectionBert, ModelFolderError, check_model_dir, doctor
+from connection_utils.doctor import convert_to_safetensors
 from connection_utils.workspace import ROOT
 
 TEXTS = ["the cat sat on the mat", "a man plays guitar", "dog"]
@@ -572,29 +585,99 @@ def test_something_else_under_the_name_of_the_weights_is_called_damaged(tiny_fol
     assert_called_damaged(tiny_folder, tiny_folder / name)
 
 
-class TouchesAFile:
-    """Pickles into a call of ``os.system``."""
+class Calls:
+    """Pickles into a call of `function`."""
 
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.call = function, arguments
 
     def __reduce__(self) -> tuple:
-        return os.system, (f"touch {self.marker}",)
+        return self.call
 
 
-@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
-def test_a_malicious_pickle_never_runs(tiny_folder, tmp_path, alter, how):
-    marker = tmp_path / "code_ran"
-    path = alter.to_bin(tiny_folder, lambda t: t | {"evil": TouchesAFile(marker)},
-                        legacy=how == "legacy")
-    if how == "bare pickle":
-        path.write_bytes(pickle.dumps({"evil": TouchesAFile(marker)}, protocol=2))
-    message = only_problem(tiny_folder)
+class SetsState:
+    """Runs code of its own when it is unpickled, though nothing is called by name."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __setstate__(self, state: dict) -> None:
+        Path(state["marker"]).touch()
+
+
+EVIL = {
+    "os.system": lambda marker: Calls(os.system, f"touch {marker}"),
+    "eval": lambda marker: Calls(eval, f"open({str(marker)!r}, 'w').close()"),
+    "exec": lambda marker: Calls(exec, f"open({str(marker)!r}, 'w').close()"),
+    "subprocess": lambda marker: Calls(subprocess.check_call, ["touch", str(marker)]),
+    "setstate": SetsState,
+    "in a list": lambda marker: [torch.ones(2), [Calls(os.system, f"touch {marker}")]],
+    "in a dict": lambda marker: {"a": {"b": Calls(os.system, f"touch {marker}")}},
+}
+
+# Written by hand: what today's pickle module no longer writes, or torch.save never did.
+BY_HAND = {
+    "inst": lambda marker: b"(S'touch %b'\nios\nsystem\n." % bytes(marker),
+    "obj": lambda marker: b"(cos\nsystem\nS'touch %b'\no." % bytes(marker),
+    "stack_global": lambda marker: b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c%c%b\x85R." % (
+        len(bytes(marker)) + 6, b"touch " + bytes(marker)),
+}
+
+
+def write_pickle(path: Path, pickled: bytes, how: str) -> None:
+    """Put `pickled` where torch.save has its own: in the zip, the old format, or alone."""
+    if how == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+            archive.writestr("archive/version", "3\n")
+    elif how == "legacy":
+        serialization = torch.serialization
+        start = (serialization.MAGIC_NUMBER, serialization.PROTOCOL_VERSION, {})
+        path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in start) + pickled)
+    else:
+        path.write_bytes(pickled)
+
+
+def assert_refused_unrun(folder: Path, marker: Path) -> None:
+    message = only_problem(folder)
     assert not marker.exists()
     assert "pytorch_model.bin is a pickle that asks for more than tensors" in message
     assert message.count("weights_only=False") == 1
     assert "Never load it with weights_only=False" in message
     assert "Get model.safetensors of the same model" in message
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
+@pytest.mark.parametrize("evil", EVIL)
+def test_a_malicious_pickle_never_runs(tiny_folder, tmp_path, alter, how, evil):
+    marker = tmp_path / "code_ran"
+    path = alter.to_bin(tiny_folder, lambda t: t | {"evil": EVIL[evil](marker)},
+                        legacy=how == "legacy")
+    if how == "bare pickle":
+        path.write_bytes(pickle.dumps({"evil": EVIL[evil](marker)}, protocol=2))
+    assert_refused_unrun(tiny_folder, marker)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
+@pytest.mark.parametrize("evil", BY_HAND)
+def test_a_malicious_pickle_written_by_hand_never_runs(tiny_folder, tmp_path, how, evil):
+    marker = tmp_path / "code_ran"
+    (tiny_folder / "model.safetensors").unlink()
+    write_pickle(tiny_folder / "pytorch_model.bin", BY_HAND[evil](marker), how)
+    assert_refused_unrun(tiny_folder, marker)
+
+
+@pytest.mark.parametrize("evil", [*EVIL, *BY_HAND])
+def test_the_malicious_pickles_would_run_elsewhere(tmp_path, evil):
+    marker = tmp_path / "code_ran"
+    pickle.loads(BY_HAND[evil](marker) if evil in BY_HAND else
+                 pickle.dumps(EVIL[evil](marker), protocol=2))
+    assert marker.exists()
+
+
+def test_what_a_pickle_asks_for_is_named(tiny_folder, alter):
+    alter.to_bin(tiny_folder, lambda t: t | {"evil": Calls(os.getcwd)})
+    assert "more than tensors ('posix.getcwd')" in only_problem(tiny_folder)
 
 
 def test_a_whole_pickled_module_is_refused_as_more_than_tensors(tiny_folder, alter):
@@ -613,6 +696,483 @@ def test_what_is_not_a_state_dict_is_refused(tiny_folder, alter, wrap):
     message = only_problem(tiny_folder)
     assert "pytorch_model.bin is not a state dict (names to tensors)" in message
     assert "torch.save(model.state_dict()" in message
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_what_torch_saves_of_a_model_loads(tiny_folder, legacy):
+    """A state_dict() is an OrderedDict with version numbers; two tensors are one here."""
+    expected = embeddings(tiny_folder)
+    model = BertForMaskedLM(BertConfig.from_pretrained(tiny_folder))
+    model.bert.load_state_dict(load_file(tiny_folder / "model.safetensors"))
+    state = model.state_dict()
+    assert state._metadata
+    assert state["cls.predictions.decoder.weight"].data_ptr() == \
+        state["bert.embeddings.word_embeddings.weight"].data_ptr()
+    torch.save(state, tiny_folder / "pytorch_model.bin",
+               _use_new_zipfile_serialization=not legacy)
+    (tiny_folder / "model.safetensors").unlink()
+    assert np.array_equal(embeddings(tiny_folder), expected)
+
+
+def test_parameters_in_place_of_tensors_load(tiny_folder, alter):
+    """torch.save(dict(model.named_parameters())) is a state dict, too."""
+    expected = embeddings(tiny_folder)
+    alter.to_bin(tiny_folder, lambda t: {n: torch.nn.Parameter(x) for n, x in t.items()})
+    assert np.array_equal(embeddings(tiny_folder), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_half_precision_in_a_pickle_loads_as_float32(tiny_folder, alter, dtype, legacy):
+    stored = load_file(tiny_folder / "model.safetensors")
+    alter.to_bin(tiny_folder, lambda t: {n: x.to(dtype) for n, x in t.items()}, legacy)
+    for name, tensor in load(tiny_folder).bert.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, stored[name].to(dtype).float()), name
+
+
+def test_quantised_weights_are_refused(tiny_folder, alter):
+    alter.tensors(tiny_folder, lambda t: {n: x.to(torch.int8) for n, x in t.items()})
+    message = only_problem(tiny_folder)
+    assert "embeddings.word_embeddings.weight holds torch.int8, expected floating" in message
+
+
+# Files from strangers
+
+def put_json(folder: Path, name: str, value: object) -> None:
+    (folder / name).write_text(json.dumps(value))
+
+
+def set_config(**values: object) -> Callable[[Path], None]:
+    return lambda folder: put_json(folder, "config.json", json.loads(
+        (folder / "config.json").read_text()) | values)
+
+
+def set_tokenizer(**values: object) -> Callable[[Path], None]:
+    return lambda folder: put_json(folder, "tokenizer_config.json", values)
+
+
+def make(name: str, kind: str) -> Callable[[Path], None]:
+    """Put something that is no file in the place of `name`."""
+    def put(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        if name == "pytorch_model.bin":
+            (folder / "model.safetensors").unlink()
+        if kind == "folder":
+            (folder / name).mkdir()
+        else:
+            os.mknod(folder / name, 0o600 | {"named pipe": stat.S_IFIFO,
+                                             "socket": stat.S_IFSOCK}[kind])
+    return put
+
+
+def grow(name: str, size: int) -> Callable[[Path], None]:
+    """Make the file so long; it takes no room on the disk."""
+    def put(folder: Path) -> None:
+        with open(folder / name, "ab") as file:
+            file.truncate(size)
+    return put
+
+
+def weights(write: Callable[[Path], object], name: str = "pytorch_model.bin"
+            ) -> Callable[[Path], None]:
+    """Let `write` make the weights file."""
+    def put(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        write(folder / name)
+    return put
+
+
+def compressed(path: Path) -> None:
+    """An archive bomb: 200 MB of zeros in 200 kB."""
+    torch.save({"a": torch.zeros(50_000_000)}, path)
+    with zipfile.ZipFile(path) as stored:
+        entries = [(name, stored.read(name)) for name in stored.namelist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+
+
+def lying_archive(path: Path) -> None:
+    """An archive whose directory declares an entry larger than the file."""
+    torch.save({"a": torch.zeros(1000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        start = archive.start_dir
+    content = path.read_bytes()
+    entry = content.index(b"PK\1\2", start)
+    huge = (4 * 10**9).to_bytes(4, "little")
+    path.write_bytes(content[:entry + 20] + huge + huge + content[entry + 28:])
+
+
+def lying_header(path: Path) -> None:
+    """A safetensors file whose header promises 4 TB."""
+    header = json.dumps({"embeddings.word_embeddings.weight": {
+        "dtype": "F32", "shape": [10**9, 1000], "data_offsets": [0, 4 * 10**12]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4000))
+
+
+def lying_storage(path: Path) -> None:
+    """torch.save's old format with a tensor of 40 GB, of which nothing follows."""
+    class Storage:
+        pass
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing: object) -> tuple | None:
+            if isinstance(thing, Storage):
+                return "storage", torch.FloatStorage, "0", "cpu", 10**10, None
+            return None
+
+    pickled = io.BytesIO()
+    Pickler(pickled, protocol=2).dump({"a": Calls(
+        torch._utils._rebuild_tensor_v2, Storage(), 0, (10**10,), (1,), False, OrderedDict())})
+    write_pickle(path, pickled.getvalue() + pickle.dumps([], protocol=2), "legacy")
+
+
+def tuples_of_tuples(levels: int = 30) -> bytes:
+    """A dict's key that is a tuple of one tuple twice, and so on: 2**30 to be hashed."""
+    doubled = b"".join(b"q%ch%c\x86" % (i, i) for i in range(levels))
+    return b"\x80\x02}(X\x01\x00\x00\x00a\x85" + doubled + b"K\x01u."
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:53aa\nsize 90868376\n"
+SIX_GB = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xbc\xa0\x65\x01\x85R."
+BIN = "pytorch_model.bin"
+
+# what it is -> (words of the refusal, which name the file; how to make it)
+HOSTILE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "config.json with code": (
+        "config.json has the entry 'auto_map': the model needs code of its own, and none",
+        set_config(auto_map={"AutoModel": "modeling_evil.Evil"})),
+    "config.json with empty code": ("config.json has the entry 'auto_map'",
+                                    set_config(auto_map=None)),
+    "tokenizer with code": (
+        "tokenizer_config.json has the entry 'auto_map'",
+        set_tokenizer(auto_map={"AutoTokenizer": ["evil--tokenizer.Evil", None]})),
+    "another tokenizer": (
+        "tokenizer_config.json: tokenizer_class is 'BertJapaneseTokenizer', expected",
+        set_tokenizer(tokenizer_class="BertJapaneseTokenizer")),
+    "another tokenizer in config.json": (
+        "config.json: tokenizer_class is 'XLMRobertaTokenizer', expected 'BertTokenizer'",
+        set_config(tokenizer_class="XLMRobertaTokenizer")),
+    "a tokenizer of another kind": (
+        "tokenizer.json holds a vocabulary of the kind 'Unigram', expected 'WordPiece'",
+        lambda folder: put_json(folder, "tokenizer.json", {"model": {
+            "type": "Unigram", "vocab": [["a", -1.0]]}})),
+    "vocabulary without end": ("tokenizer_config.json has the entry 'vocab'",
+                               set_tokenizer(vocab="/dev/zero")),
+    "vocabulary without end, second way": (
+        "special_tokens_map.json has the entry 'vocab'", lambda folder: put_json(
+            folder, "special_tokens_map.json", {"vocab": "/dev/zero"})),
+    "a billion layers": (
+        "config.json: num_hidden_layers is 1000000000, expected a whole number from 1 to 200",
+        set_config(num_hidden_layers=10**9)),
+    "a trillion tokens": ("config.json: vocab_size is 1000000000000, expected a whole",
+                          set_config(vocab_size=10**12)),
+    "a negative size": ("config.json: hidden_size is -32, expected a whole number from 1",
+                        set_config(hidden_size=-32)),
+    "half a token": ("config.json: max_position_embeddings is 512.5, expected a whole",
+                     set_config(max_position_embeddings=512.5)),
+    "true heads": ("config.json: num_attention_heads is True, expected a whole number",
+                   set_config(num_attention_heads=True)),
+    "deep config.json": ("config.json: maximum recursion depth exceeded", lambda folder: (
+        folder / "config.json").write_text("[" * 100_000)),
+    "archive bomb": ("pytorch_model.bin (", weights(compressed)),
+    "archive that lies": ("is an archive that torch.save did not write: its entries are",
+                          weights(lying_archive)),
+    "safetensors that lie": ("model.safetensors (", weights(lying_header,
+                                                            "model.safetensors")),
+    "old format that lies": ("pytorch_model.bin (", weights(lying_storage)),
+    "a tensor of one number": (
+        "holds tensors that would take 4,000,000,000,000 bytes: it was made to fill the",
+        weights(lambda path: torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, path))),
+    "32 bytes for 6 GB": (
+        "pytorch_model.bin is a pickle that asks for more than tensors ('builtins.bytearray')",
+        weights(lambda path: path.write_bytes(SIX_GB))),
+    "tuples of tuples": (
+        "pytorch_model.bin is a pickle that asks for more than tensors ('work without end')",
+        weights(lambda path: path.write_bytes(tuples_of_tuples()))),
+    "a pickle of commands": (
+        "pytorch_model.bin is a pickle that asks for more than tensors ('posix.system')",
+        weights(lambda path: torch.save({"a": Calls(os.system, "touch ran")}, path))),
+    "a pointer": ("model.safetensors is a Git LFS pointer", weights(
+        lambda path: path.write_text(LFS), "model.safetensors")),
+    **{f"{name} as a {kind}": (f"{name} is a {kind}; expected a file", make(name, kind))
+       for name in ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
+                    "model.safetensors", BIN)
+       for kind in ("folder", "named pipe", "socket")},
+    **{f"{name} too large": (
+        f"{name} has {most + 1:,} bytes, so it was not opened; expected at most {most:,}",
+        grow(name, most + 1))
+       for name, most in (("config.json", 10**6), ("tokenizer_config.json", 10**6),
+                          ("vocab.txt", 10**8), ("tokenizer.json", 10**8))},
+}
+
+WATCHED = """
+import json, resource, sys, time
+seen, watched = [], ["socket."]
+sys.addaudithook(lambda event, _: seen.append(event)
+                 if event.startswith(tuple(watched)) else None)
+from connection_utils import ConnectionBert, ModelFolderError
+ConnectionBert.from_local(sys.argv[1], device="cpu")
+watched += ["subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "pickle."]
+said = {}
+for folder in sys.argv[2:]:
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        ConnectionBert.from_local(folder, device="cpu")
+    except ModelFolderError as error:
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        said[folder] = str(error), time.monotonic() - start, grown / 1024
+print(json.dumps([seen, said]))
+"""
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """TimeoutError if the block takes longer, so that a test that hangs fails instead."""
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_folder_is_refused_with_the_files_name(tiny_folder, what):
+    words, spoil = HOSTILE[what]
+    spoil(tiny_folder)
+    with within(20):
+        assert words in only_problem(tiny_folder)
+
+
+def test_hostile_folders_run_nothing_ask_no_network_and_take_little(tiny_folder, tmp_path):
+    """Told by the interpreter's audit events, in a process that looks at all of them."""
+    folders = {}
+    for what, (words, spoil) in HOSTILE.items():
+        copy = shutil.copytree(tiny_folder, tmp_path / what)
+        spoil(copy)
+        folders[str(copy)] = words
+    assert len(folders) >= 12
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(tiny_folder), *folders], cwd=tmp_path, timeout=200,
+        env={**os.environ, "HF_HUB_OFFLINE": "0"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seen, said = json.loads(done.stdout.splitlines()[-1])
+    assert seen == []
+    assert not (tmp_path / "ran").exists()
+    assert said.keys() == folders.keys()
+    for folder, (message, seconds, megabytes) in said.items():
+        assert folders[folder] in message
+        assert seconds < 10, folder
+        assert megabytes < 100, folder
+
+
+def test_an_archive_bomb_is_refused_from_its_directory(tiny_folder, monkeypatch):
+    HOSTILE["archive bomb"][1](tiny_folder)
+    size = (tiny_folder / BIN).stat().st_size
+    assert size < 10**6
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it was read"))
+    message = only_problem(tiny_folder)
+    assert f"pytorch_model.bin ({size:,} bytes) is an archive that torch.save did not write: " \
+        "its entries are compressed or overlap, 200," in message
+    assert "It was not unpacked" in message
+
+
+@pytest.mark.parametrize("values", [
+    {"num_labels": 10**12, "id2label": None, "label2id": None},
+    {"attn_implementation": "evil/kernel"}, {"_attn_implementation": "evil/kernel"},
+    {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+    {"return_dict": False}, {"dtype": "float16"}, {"torch_dtype": "float16"},
+    {"custom": "x" * 1000},
+], ids=lambda values: next(iter(values)))
+def test_entries_of_config_json_that_shape_no_bert_change_nothing(tiny_folder, alter, values):
+    """They could fill the memory, load kernels, quantise, or halve the precision."""
+    expected = embeddings(tiny_folder)
+    alter.config(tiny_folder, **values)
+    with within(20):
+        model = load(tiny_folder)
+    assert np.array_equal(model.encode(TEXTS), expected)
+    assert {tensor.dtype for tensor in model.bert.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", [None, "BertTokenizer", "BertTokenizerFast",
+                                  "PreTrainedTokenizerFast", "TokenizersBackend"])
+def test_the_tokenizer_classes_that_transformers_writes_for_a_bert_load(tiny_folder, name):
+    expected = load(tiny_folder).tokenize(TEXTS)
+    set_tokenizer(tokenizer_class=name, model_max_length=512)(tiny_folder)
+    assert load(tiny_folder).tokenize(TEXTS) == expected
+
+
+def test_a_file_that_may_not_be_read_is_named(tiny_folder, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "vocab.txt")
+    assert only_problem(tiny_folder) == "vocab.txt cannot be read. Mend its permissions."
+
+
+def test_a_file_of_just_the_largest_size_is_opened(tiny_folder):
+    path = tiny_folder / "config.json"
+    path.write_text(path.read_text().ljust(10**6))
+    assert embeddings(tiny_folder).shape == (3, 32)
+
+
+def test_names_in_a_file_cannot_steer_the_terminal(tiny_folder, alter):
+    alter.tensors(tiny_folder, lambda t: t | {"encoder.\x1b[2J": torch.ones(1),
+                                              "\x1b]0;head": torch.ones(1)})
+    report = check_model_dir(tiny_folder)
+    assert "encoder.?[2J" in str(report)
+    assert "\x1b" not in str(report)
+    with pytest.raises(ModelFolderError) as raised:
+        report.raise_if_broken()
+    assert "\x1b" not in str(raised.value)
+
+
+# The command line, and .bin to .safetensors
+
+def with_heads(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Old names, heads of other dtypes, one of which shares its memory, and a NaN."""
+    tensors = as_in_2018(tensors)
+    return tensors | {
+        "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
+        "cls.predictions.bias": torch.tensor([0.1, torch.nan, -0.0]),
+        "bert.pooler.dense.weight": torch.ones(32, 32, dtype=torch.bfloat16).t(),
+        "counter": torch.tensor(7), "bert.embeddings.position_ids": torch.arange(512)[None]}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_to_safetensors_keeps_every_bit(tiny_folder, alter, legacy):
+    stored = load_file(tiny_folder / "model.safetensors")
+    path = alter.to_bin(tiny_folder, with_heads, legacy)
+    before, held = shapes_of(tiny_folder), embeddings(tiny_folder)
+    written = convert_to_safetensors(tiny_folder)
+    assert written == tiny_folder / "model.safetensors"
+    after = shapes_of(tiny_folder)
+    assert after.pop("model.safetensors")
+    assert after == before                             # the .bin stays; no scratch file
+    made = load_file(written)
+    assert made.keys() - stored.keys() == {
+        "cls.predictions.decoder.weight", "cls.predictions.bias", "pooler.dense.weight",
+        "counter"}
+    for name, tensor in stored.items():
+        assert torch.equal(made[name], tensor), name
+    assert torch.equal(made["cls.predictions.decoder.weight"],
+                       stored["embeddings.word_embeddings.weight"])
+    assert made["cls.predictions.bias"].numpy().tobytes() == \
+        np.array([0.1, np.nan, -0.0], dtype="float32").tobytes()
+    assert made["pooler.dense.weight"].dtype == torch.bfloat16
+    assert made["counter"] == 7
+    with safe_open(written, "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    path.unlink()
+    assert np.array_equal(embeddings(tiny_folder), held)
+
+
+def test_the_command_line_converts_and_says_what_it_proved(tiny_folder, alter):
+    alter.to_bin(tiny_folder)
+    before = embeddings(tiny_folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "connection_utils.doctor", str(tiny_folder),
+         "--to-safetensors"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    *report, proof, advice = done.stdout.splitlines()
+    assert report[-1] == "verdict        ready to load"
+    size = (tiny_folder / "model.safetensors").stat().st_size
+    assert proof == (
+        f"written        {tiny_folder}/model.safetensors: 37 tensors, {size:,} bytes; read "
+        "back, each is equal to that of pytorch_model.bin bit for bit.")
+    assert advice == "You may delete pytorch_model.bin now."
+    (tiny_folder / BIN).unlink()
+    assert np.array_equal(embeddings(tiny_folder), before)
+
+
+def exit_of(*arguments: object) -> object:
+    """What the doctor's command line exits with."""
+    with pytest.raises(SystemExit) as left:
+        doctor.main([str(argument) for argument in arguments])
+    return left.value.code
+
+
+def test_the_command_line_prints_the_report_and_exits_by_it(tiny_folder, capsys):
+    assert exit_of(tiny_folder) == 0
+    assert capsys.readouterr() == (f"{check_model_dir(tiny_folder)}\n", "")
+    (tiny_folder / "vocab.txt").unlink()
+    for option in ((), ("--to-safetensors",)):
+        assert exit_of(tiny_folder, *option) == 1
+        assert capsys.readouterr() == (f"{check_model_dir(tiny_folder)}\n", "")
+    assert exit_of(tiny_folder / "nowhere") == 1
+    assert "PROBLEM        folder not found: " in capsys.readouterr().out
+
+
+def test_a_model_safetensors_that_is_there_is_never_replaced(tiny_folder):
+    torch.save({}, tiny_folder / BIN)
+    before = shapes_of(tiny_folder)
+    message = exit_of(tiny_folder, "--to-safetensors")
+    assert message.startswith(f"{tiny_folder}/model.safetensors is there already")
+    assert "nothing was written" in message
+    assert shapes_of(tiny_folder) == before
+
+
+def test_a_broken_folder_is_not_converted(tiny_folder, alter):
+    alter.to_bin(tiny_folder, lambda t: t | {"evil": Calls(os.getcwd)})
+    with pytest.raises(ModelFolderError, match="asks for more than tensors"):
+        convert_to_safetensors(tiny_folder)
+    assert not (tiny_folder / "model.safetensors").exists()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 1 kB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(tiny_folder, alter):
+    alter.to_bin(tiny_folder)
+    before = shapes_of(tiny_folder)
+    with full_disk():
+        message = exit_of(tiny_folder, "--to-safetensors")
+    assert message.startswith(f"{tiny_folder}/model.safetensors cannot be written: ")
+    assert "bytes of disk space and a folder that you may write to" in message
+    assert shapes_of(tiny_folder) == before
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(tiny_folder, alter,
+                                                               monkeypatch):
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    alter.to_bin(tiny_folder)
+    before = shapes_of(tiny_folder)
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)        # root may write everywhere
+    message = exit_of(tiny_folder, "--to-safetensors")
+    assert "model.safetensors cannot be written: [Errno 13] Permission denied" in message
+    assert "nothing was left behind" in message
+    assert shapes_of(tiny_folder) == before
+
+
+@pytest.mark.parametrize("harm", [
+    lambda tensors: tensors | {"encoder.layer.0.output.dense.bias": torch.ones(32)},
+    lambda tensors: dict(list(tensors.items())[1:]),
+    lambda tensors: tensors | {"more": torch.ones(1)},
+    lambda tensors: {name: tensor.double() for name, tensor in tensors.items()},
+], ids=["other bits", "one lost", "one more", "another dtype"])
+def test_a_file_that_reads_back_otherwise_never_takes_the_name(tiny_folder, alter, monkeypatch,
+                                                               harm):
+    alter.to_bin(tiny_folder)
+    before = shapes_of(tiny_folder)
+    monkeypatch.setattr(doctor, "save_file", lambda tensors, path, metadata: save_file(
+        harm(tensors), path, metadata))
+    with pytest.raises(ModelFolderError, match="what was read back is not what was written"):
+        convert_to_safetensors(tiny_folder)
+    assert shapes_of(tiny_folder) == before
 
 
 # Links
@@ -683,6 +1243,19 @@ def test_settings_that_are_not_understood_are_refused(tiny_folder):
     with pytest.raises(ModelFolderError, match="sentence_bert_config.json") as raised:
         ConnectionBert.from_local(tiny_folder, device="cpu")
     assert "pass pooling= and max_length= instead" in str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("modules.json", "{"), ("modules.json", "[1]"), ("modules.json", '[{"type": 1}]'),
+    ("modules.json", "[" * 100_000), ("sentence_bert_config.json", "[1]"),
+    ("sentence_bert_config.json", '{"max_seq_length": -Infinity}'),
+    ("1_Pooling/config.json", '{"pooling_mode_mean_tokens": false}'),
+])
+def test_settings_that_make_no_sense_are_refused_by_name(tiny_folder, name, content):
+    (tiny_folder / name).parent.mkdir(exist_ok=True)
+    (tiny_folder / name).write_text(content)
+    with pytest.raises(ModelFolderError, match=re.escape(name)):
+        load(tiny_folder)
 
 
 def test_a_module_that_would_be_left_out_is_refused(tiny_folder):
