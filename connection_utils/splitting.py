@@ -12,7 +12,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 def pair_keys(pairs: pd.DataFrame) -> pd.Series:
     """A key for each row that is equal for equal pairs, swapped or not, in any case."""
-    first, second = (pairs[name].str.strip().str.lower() for name in ("sentence1", "sentence2"))
+    first, second = (pairs[name].str.strip().str.lower().str.replace("\t", "\x1f")
+                     for name in ("sentence1", "sentence2"))     # so one tab is in a key
     swap = first > second
     return first.where(~swap, second) + "\t" + second.where(~swap, first)
 
@@ -27,6 +28,25 @@ def find_leaks(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                            for name, pairs in splits.items()})
     leaked = counts[counts.notna().sum(axis=1) > 1].fillna(0).astype(int)
     return leaked.rename_axis("pair").sort_index().reset_index()
+
+
+def find_repeats(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one table whose pair stands in another row, too, in any case or order.
+
+    ``other`` is the index of such a row, and ``agrees`` tells whether all rows of the pair
+    have one score. If they do, the first row is left out, and ``other`` is the first; if not,
+    all rows are in, and ``other`` is the first with another score.
+    """
+    keys = pair_keys(pairs)
+    same = keys.duplicated(keep=False)
+    keys, scores = keys[same], pairs.loc[same, "score"]
+    first = keys.index.to_series().groupby(keys).transform("first")
+    agrees = scores.groupby(keys).transform("nunique") == 1
+    differs = scores != scores.groupby(keys).transform("first")
+    other = first.where(differs).fillna(
+        keys.index.to_series().where(differs).groupby(keys).transform("min")).fillna(first)
+    repeats = pd.DataFrame({"other": other.astype(int), "agrees": agrees})
+    return repeats[~agrees | (first != first.index)]
 
 
 def drop_leaks(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -1,5 +1,7 @@
-"""Files of pairs: read as they are meant, and refused with file, line and column."""
+"""Files of pairs: read as they are meant, and refused with all their faults and places."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -11,32 +13,62 @@ from connection_utils.workspace import ROOT
 
 STSB = ROOT / DEFAULT_DATA
 HEADER = "sentence1,sentence2,score\n"
-COLUMN_EXPECTED = ("Expected a comma-separated file with the columns sentence1, sentence2, "
-                   "score.")
-QUOTES_NEEDED = "A text with a comma needs double quotes around it."
-STS_EXPECTED = "expected at least 7 (genre, source, year, id, score, sentence1, sentence2)."
+QUOTES_NEEDED = "a text with a comma needs double quotes"
+STS_EXPECTED = "expected at least 7 (genre, source, year, id, score, sentence1, sentence2)"
 ONE_ROW = "main-captions\tMSRvid\t2012test\t0001\t{score}\t{first}\t{second}"
 
 
+def silent(line: str) -> None:
+    """Stands for `tell` where what is told does not matter."""
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch) -> Path:
+    """The folder that stands for ``runs/``."""
+    monkeypatch.setattr("connection_utils.faults.runs_folder", lambda: tmp_path / "runs")
+    return tmp_path / "runs"
+
+
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path) -> Callable[..., pd.DataFrame]:
     """Write text, or bytes, to a file and read it."""
-    def read_content(content: str | bytes) -> pd.DataFrame:
-        return read_connections(write(tmp_path / "pairs.csv", content))
+    def read_content(content: str | bytes, name: str = "pairs.csv", **options) -> pd.DataFrame:
+        return read_connections(write(tmp_path / name, content), **{"tell": silent} | options)
 
     return read_content
 
 
 @pytest.fixture
-def refused(tmp_path):
-    """Write text, or bytes, to a file that must be refused; returns the message's end."""
-    def read_content(content: str | bytes) -> str:
-        path = write(tmp_path / "pairs.csv", content)
+def told(read) -> Callable[..., list[str]]:
+    """Write text, or bytes, to a file and read it; what was told, without the file's name."""
+    def read_content(content: str | bytes, name: str = "pairs.csv", **options) -> list[str]:
+        lines: list[str] = []
+        read(content, name, tell=lines.append, **options)
+        return [line.split(f"{name}: ", 1)[1] for line in lines]
+
+    return read_content
+
+
+@pytest.fixture
+def refused(read, tmp_path) -> Callable[..., ConnectionDataError]:
+    """Write text, or bytes, to a file that must be refused; returns the error."""
+    def read_content(content: str | bytes, name: str = "pairs.csv", **options
+                     ) -> ConnectionDataError:
         with pytest.raises(ConnectionDataError) as raised:
-            read_connections(path)
-        message = str(raised.value)
-        assert message.startswith(str(path))
-        return message.removeprefix(str(path))
+            read(content, name, **options)
+        assert str(raised.value).startswith(str(tmp_path / name))
+        return raised.value
+
+    return read_content
+
+
+@pytest.fixture
+def faults(refused) -> Callable[..., list[str]]:
+    """Write text, or bytes, to a file that must be refused; the lines that name a fault."""
+    def read_content(content: str | bytes, name: str = "pairs.csv", **options) -> list[str]:
+        _, *lines, _ = str(refused(content, name, **options)).split("\n")
+        assert all(line.startswith("  ") for line in lines)
+        return [line.strip() for line in lines]
 
     return read_content
 
@@ -87,14 +119,29 @@ def test_sts_other_line_separators_inside_a_text_do_not_cut_it(read):
 
 @pytest.mark.parametrize(("row", "message"), [
     ("main\tMSRvid\t2012\t1\t2.5\tonly one",
-     f", line 2: 6 tab-separated fields, {STS_EXPECTED}"),
-    (sts(first="  "), ", line 2, column sentence1: found '  ', expected a text."),
-    (sts(second=""), ", line 2, column sentence2: found '', expected a text."),
-    (sts(score="5.1"), ", line 2, column score: found '5.1', expected a number from 0 to 5."),
-    (sts(score="n/a"), ", line 2, column score: found 'n/a', expected a number from 0 to 5."),
+     f"line 2: found 6 tab-separated fields, {STS_EXPECTED}"),
+    (sts(first="  "), "line 2, column sentence1: found '  ', expected a text"),
+    (sts(second=""), "line 2, column sentence2: found '', expected a text"),
+    (sts(score="5.1"), "line 2, column score: found '5.1', expected a number from 0 to 5"),
+    (sts(score="n/a"), "line 2, column score: found 'n/a', expected a number from 0 to 5"),
 ], ids=["too few fields", "blank text", "empty text", "above five", "no number"])
-def test_a_faulty_sts_row_is_named(refused, row, message):
-    assert refused(sts() + "\n" + row + "\n" + sts() + "\n") == message
+def test_a_faulty_sts_row_is_named(faults, row, message):
+    assert faults(sts() + "\n" + row + "\n" + sts() + "\n") == [message]
+
+
+def test_of_the_sts_files_nothing_is_told_and_no_row_is_lost(told, read):
+    content = "".join(sts(score=score) + "\n" for score in ("2.5", "2.5", "1"))
+    assert told(content) == []
+    assert read(content)["score"].tolist() == [0.5, 0.5, 0.2]
+
+
+def test_a_stated_scale_holds_for_sts_rows_too(read):
+    assert read(sts(score="4") + "\n", scale=(0, 8))["score"].tolist() == [0.5]
+
+
+def test_seven_columns_with_names_are_no_sts_file(read):
+    header = "genre\tfilename\tyear\tid\tscore\tsentence1\tsentence2\n"
+    assert list(read(header + sts() + "\n").columns) == ["sentence1", "sentence2", "score"]
 
 
 # Plain CSV
@@ -116,16 +163,17 @@ def test_a_quoted_text_may_hold_commas_quotes_and_line_ends(read):
     (HEADER + "\uac00\ub098,b,0.5\n").replace("\n", "\r\n").encode(),
     (HEADER + "\n\n\uac00\ub098,b,0.5\n\n").encode(),
     (HEADER + "\uac00\ub098,b,0.5").encode(),
-], ids=["BOM, as Excel saves it", "CRLF", "empty lines", "no last line end"])
+    ("\n \n" + HEADER + ",,\n\uac00\ub098,b,0.5\n , ,\n").encode(),
+], ids=["BOM, as Excel saves it", "CRLF", "empty lines", "no last line end", "empty cells"])
 def test_harmless_differences_between_csv_files(read, content):
     assert read(content).values.tolist() == [["\uac00\ub098", "b", 0.5]]
 
 
 def test_words_that_look_like_missing_values_stay_texts(read):
     """pandas' own reader would turn them into NaN, which the tokenizer cannot take."""
-    table = read(HEADER + "NA,null,0.5\nNaN,None,1\n1,2.0,0\n")
-    assert table["sentence1"].tolist() == ["NA", "NaN", "1"]
-    assert table["sentence2"].tolist() == ["null", "None", "2.0"]
+    table = read(HEADER + "NA,null,0.5\nNaN,None,1\n<NA>,inf,0\n")
+    assert table["sentence1"].tolist() == ["NA", "NaN", "<NA>"]
+    assert table["sentence2"].tolist() == ["null", "None", "inf"]
 
 
 @pytest.mark.parametrize("separator", ["\\", "/"])
@@ -133,79 +181,268 @@ def test_either_slash_separates_the_path(tmp_path, monkeypatch, separator):
     (tmp_path / "data").mkdir()
     write(tmp_path / "data" / "pairs.csv", HEADER + "a,b,0.5\n")
     monkeypatch.chdir(tmp_path)
-    assert len(read_connections(f"data{separator}pairs.csv")) == 1
+    assert len(read_connections(f"data{separator}pairs.csv", tell=silent)) == 1
 
 
 @pytest.mark.parametrize("score", ["-0.01", "1.01", "5", "nan", "NaN", "inf", "-inf", "",
-                                   "high", "0,5", "True", "1e400"])
-def test_a_score_outside_0_to_1_is_named(refused, score):
-    message = refused(HEADER + f'a,b,1\nc,d,"{score}"\n')
-    assert message == \
-        f", line 3, column score: found {score!r}, expected a number from 0 to 1."
+                                   "high", "True", "1e400", "1_0", "101%", "0x1"])
+def test_a_score_outside_0_to_1_is_named(faults, score):
+    assert faults(HEADER + f'a,b,1\nc,d,"{score}"\n', scale=(0, 1)) == \
+        [f"line 3, column score: found {score!r}, expected a number from 0 to 1"]
+
+
+def test_a_decimal_comma_is_told_as_such(faults):
+    message, = faults(HEADER + 'a,b,1\nc,d,"0,5"\n')
+    assert message.endswith("found '0,5', expected a number from 0 to 1, with a decimal point")
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("text1,sentence2,score\na,b,1\n",
-     ", line 1: column sentence1 is missing; the header holds text1, sentence2, score. "
-     + COLUMN_EXPECTED),
-    ("sentence1;sentence2;score\na;b;1\n",
-     ", line 1: column sentence1, sentence2, score is missing; the header holds "
-     "sentence1;sentence2;score. " + COLUMN_EXPECTED),
-    (HEADER + ',b,1\n', ", line 2, column sentence1: found '', expected a text."),
-    (HEADER + 'a,b,1\na," ",1\n', ", line 3, column sentence2: found ' ', expected a text."),
+    (HEADER + 'a,b,1\n,b,1\n', "line 3, column sentence1: found '', expected a text"),
+    (HEADER + 'a,b,1\na," ",1\n', "line 3, column sentence2: found ' ', expected a text"),
+    (HEADER + 'a,b,1\nc,\u200b,1\n',
+     "line 3, column sentence2: found '\\u200b', expected a text"),
+    (HEADER + 'a,b,1\n-1.5e3,d,1\n',
+     "line 3, column sentence1: found '-1.5e3', expected a text, not a number"),
+    (HEADER + 'a,b,1\nc,"1,000 ",1\n',
+     "line 3, column sentence2: found '1,000 ', expected a text, not a number"),
+    (HEADER + 'a,b,1\nc\0,d,1\n', "line 3, column sentence1: found 'c\\x00', expected a text "
+     "without NUL and without halves of characters"),
     (HEADER + 'a,b,1\none, two,b,1\n',
-     f", line 3: 4 fields, the header has 3. {QUOTES_NEEDED}"),
-    (HEADER + 'a,b\n',
-     f", line 2: 2 fields, the header has 3. {QUOTES_NEEDED}"),
+     f"line 3: found 4 fields, expected 3 as in line 1; {QUOTES_NEEDED}"),
+    (HEADER + 'a,b\n', f"line 2: found 2 fields, expected 3 as in line 1; {QUOTES_NEEDED}"),
+    (HEADER.encode() + b"a,b,1\nc\xff,d,1\n",
+     "line 3, column sentence1: found 'c\\udcff' (byte 0xff is not UTF-8), expected a text in "
+     "UTF-8; state encoding= if the file has another"),
+    (b"\xef\xbb\xbf" + HEADER.encode() + b"a,b,1\n\xffc,d,1\n",
+     "line 3, column sentence1: found '\\udcffc' (byte 0xff is not UTF-8), expected a text in "
+     "UTF-8; state encoding= if the file has another"),
+    (HEADER + 'a,b,1\n"c" d,e,1\n', "line 3: found '\"c\" d,e,1\\n', expected every quote "
+     "closed, and doubled inside a quoted text (',' expected after '\"')"),
+], ids=["empty text", "blank text", "invisible text", "a number", "a number in a quoted field",
+        "NUL", "comma without quotes", "too few fields", "not UTF-8", "BOM and not UTF-8",
+        "text after a quote"])
+def test_a_faulty_row_is_named(faults, content, message):
+    assert faults(content) == [message]
+
+
+@pytest.mark.parametrize(("content", "message"), [
     ("", ": the file is empty; expected pairs."),
     (" \n\n", ": the file is empty; expected pairs."),
     (b"\xef\xbb\xbf", ": the file is empty; expected pairs."),
     (HEADER, ": no row with a pair; expected at least one."),
     (HEADER + "\n\n", ": no row with a pair; expected at least one."),
-    (HEADER.encode() + b"a,b,1\nc\xff,d,1\n",
-     ", line 3: byte 0xff is not UTF-8. Save the file as UTF-8."),
-    (HEADER.encode() + "\uac00,b,1\n".encode("cp949"),
-     ", line 2: byte 0xb0 is not UTF-8. Save the file as UTF-8."),
-    (b"\xef\xbb\xbf" + HEADER.encode() + b"\xff,b,1\n",
-     ", line 2: byte 0xff is not UTF-8. Save the file as UTF-8."),
-], ids=["missing column", "semicolons", "empty text", "blank text", "comma without quotes",
-        "too few fields", "empty file", "blank file", "only a BOM", "header only",
-        "header and blank lines", "not UTF-8", "Excel's Korean CSV", "BOM and not UTF-8"])
-def test_a_faulty_csv_is_named(refused, content, message):
-    assert refused(content) == message
+    (HEADER + ",,\n", ": no row with a pair; expected at least one."),
+    (HEADER.encode("utf-16-le"), ", line 1: found NUL bytes, expected the names of the "
+     "columns. If the file is UTF-16 without a mark at its beginning, state "
+     "encoding='utf-16-le'."),
+    ('"sentence1,sentence2\na,b\n', ", line 1: found '\"sentence1,sentence2\\n', expected the "
+     "names of the columns, every quote closed, and doubled inside a quoted text (unexpected "
+     "end of data)."),
+], ids=["empty file", "blank file", "only a BOM", "header only", "header and blank lines",
+        "header and empty cells", "UTF-16 without its mark", "a header that never ends"])
+def test_a_file_without_pairs_is_refused(refused, tmp_path, content, message):
+    error = refused(content)
+    assert str(error) == f"{tmp_path / 'pairs.csv'}{message}"
+    assert error.faults.empty
 
 
-def test_line_numbers_stay_right_after_line_ends_inside_quotes(refused):
+def test_line_numbers_stay_right_after_line_ends_inside_quotes(faults):
     rows = '"one\ntwo\nthree",b,1\n\nc,d,0.5\n'          # lines 2 to 4, 5 empty, 6
-    assert refused(HEADER + rows + "e,f,7\n").startswith(", line 7, column score: found '7'")
-    assert refused(HEADER + rows + '"e\nf",g\n').startswith(", line 7: 2 fields")
+    assert faults(HEADER + rows + "e,f,7\n", scale=(0, 1)) == \
+        ["line 7, column score: found '7', expected a number from 0 to 1"]
+    assert faults(HEADER + rows + '"e\nf",g\n')[0].startswith("line 7: found 2 fields")
 
 
-def test_a_quote_that_is_never_closed_is_refused(refused):
-    message = refused(HEADER + 'a,b,1\n"c,d,1\ne,f,1\n')
-    assert message.startswith(", line ")
-    assert "unexpected end of data" in message
+def test_a_quote_that_is_never_closed_hides_no_other_row(faults, read):
+    content = HEADER + 'a,b,1\n"c,d,1\ne,f,0\n'
+    assert faults(content) == [
+        "line 3: found '\"c,d,1\\n', expected every quote closed, and doubled inside a quoted "
+        "text (unexpected end of data)"]
+    assert read(content, on_bad_rows="drop")["sentence1"].tolist() == ["a", "e"]
 
 
-def test_all_rows_with_the_same_fault_are_counted(refused):
-    message = refused(HEADER + "a,b,1\nc,d,2\ne,f,3\ng,h,4\n")
-    assert message == (", line 3, column score: found '2', expected a number from 0 to 1. "
-                       "2 more rows have the same fault.")
+def test_a_stray_quote_does_not_swallow_a_long_file(read):
+    """The row would go on to the end of the file, of which each line may begin another."""
+    rows = [f"text {i},other {i},{i % 2}\n" for i in range(5000)]
+    rows[10] = '"' + rows[10]
+    assert len(read(HEADER + "".join(rows), on_bad_rows="drop")) == 4999
 
 
-def test_a_column_that_is_called_line_is_dropped_as_any_other(read, refused):
+def test_a_field_that_csv_refuses_is_one_fault(faults):
+    message, = faults(HEADER + "a,b,1\n" + "long" * 50_000 + ",b,1\nc,d,0\n")
+    assert message.startswith("line 3: found 'longlong") and len(message) < 250
+    assert "field larger than field limit (131072)" in message
+
+
+def test_a_column_that_is_called_line_is_dropped_as_any_other(read, faults):
     content = "line,sentence1,sentence2,score\n1,a,b,0.5\n1,c,d,{score}\n"
     assert read(content.format(score=1)).values.tolist() == [["a", "b", 0.5], ["c", "d", 1.0]]
-    assert refused(content.format(score=7)) == \
-        ", line 3, column score: found '7', expected a number from 0 to 1."
+    assert faults(content.format(score=7), scale=(0, 1)) == \
+        ["line 3, column score: found '7', expected a number from 0 to 1"]
+
+
+# The report
+
+def test_all_faults_stand_in_one_report_in_the_order_of_the_file(refused, tmp_path):
+    error = refused(HEADER + "a,b,1\n,7,high\nc,d,2\ne,f\nb,A,1\ng,h,0\nh,g,1\n",
+                    scale=(0, 1))
+    assert str(error) == f"""{tmp_path / 'pairs.csv'}: 8 faults in 6 of 7 rows
+  line 3, column sentence1: found '', expected a text
+  line 3, column sentence2: found '7', expected a text, not a number
+  line 3, column score: found 'high', expected a number from 0 to 1
+  line 4, column score: found '2', expected a number from 0 to 1
+  line 5: found 2 fields, expected 3 as in line 1; {QUOTES_NEEDED}
+  line 6: found the pair of line 2, expected each pair once
+  line 7, column score: found '0', expected one score for a pair; line 8 has the same with '1'
+  line 8, column score: found '1', expected one score for a pair; line 7 has the same with '0'
+Mend these rows, or pass on_bad_rows="drop" to go on without them."""
+    assert list(error.faults.columns) == ["file", "line", "column", "found", "expected"]
+    assert error.faults["line"].tolist() == [3, 3, 3, 4, 5, 6, 7, 8]
+    assert error.faults.loc[2].tolist() == [
+        str(tmp_path / "pairs.csv"), 3, "score", "'high'", "a number from 0 to 1"]
+
+
+def test_a_long_report_lists_fifty_and_counts_the_rest(refused):
+    error = refused(HEADER + "a,b,1\n" + ",b,1\n" * 80)
+    first, *listed, more, last = str(error).split("\n")
+    assert first.endswith("pairs.csv: 80 faults in 80 of 81 rows")
+    assert len(listed) == 50
+    assert more == "  and 30 more"
+    assert len(error.faults) == 80
+
+
+def test_a_single_fault_is_one(refused):
+    assert "pairs.csv: 1 fault in 1 of 2 rows\n" in str(refused(HEADER + "a,b,1\n,b,1\n"))
+
+
+def test_a_missing_column_hides_no_faulty_row(refused):
+    error = refused("sentence1,score\n,1\nb,1\n")
+    first, missing, row, last = str(error).split("\n")
+    assert first.endswith("1 fault of the columns and 1 fault in 1 of 2 rows")
+    assert missing.startswith("  line 1, column sentence2: found 'sentence1', 'score', expect")
+    assert row == "  line 2, column sentence1: found '', expected a text"
+    assert last.startswith("Mend the file, or state what is meant, as columns={")
+
+
+def test_a_long_value_is_cut(faults):
+    message, = faults(HEADER + "a,b,1\nc,d," + "9" * 50_000 + "x\n")
+    assert len(message) < 150
 
 
 @pytest.mark.parametrize("name", ["sentence1", "score"])
-def test_a_column_that_is_there_twice_is_refused(refused, name):
-    message = refused(f"sentence1,sentence2,score,{name}\na,b,1,1\n")
-    assert message.startswith(", line 1")
-    assert name in message
+def test_a_column_that_is_there_twice_is_refused(faults, name):
+    message, = faults(f"sentence1,sentence2,score,{name}\na,b,1,1\n")
+    assert message.startswith(
+        f"line 1, column {name}: found '{name}', '{name}', expected one such column")
 
+
+# Bad rows that are dropped
+
+BAD_ROWS = HEADER + ('"=1+1",b,1\n,b,x\nc,d\n"e\uac00",f,0.5\nF,"e\uac00 ",0.5\n'
+                     'f,g,1\ng,f,0\n')
+
+
+def test_dropped_rows_are_set_aside_with_what_is_wrong(read, runs):
+    assert read(BAD_ROWS, on_bad_rows="drop").values.tolist() == \
+        [["=1+1", "b", 1.0], ["e\uac00", "f", 0.5]]
+    content = (runs / "bad_rows" / "pairs.csv.jsonl").read_text(encoding="ascii")
+    entries = [json.loads(line) for line in content.splitlines()]
+    assert [entry["line"] for entry in entries] == [3, 4, 6, 7, 8]
+    assert list(entries[0]) == ["file", "line", "faults", "row"]
+    assert entries[0]["faults"] == [
+        "column sentence1: found '', expected a text",
+        "column score: found 'x', expected a number from 0 to 1"]
+    assert entries[0]["row"] == {"sentence1": "", "sentence2": "b", "score": "x"}
+    assert entries[1]["row"] == {"sentence1": "c", "sentence2": "d"}
+    assert entries[2]["faults"] == ["found the pair of line 5, expected each pair once"]
+    assert entries[2]["row"]["sentence2"] == "e\uac00 "
+
+
+def test_the_number_of_dropped_rows_is_told_with_the_place(told, runs):
+    lines = told(BAD_ROWS, on_bad_rows="drop")
+    assert lines[0] == ("5 of 7 rows dropped; they are in "
+                        f"{runs}/bad_rows/pairs.csv.jsonl, with what is wrong")
+    assert lines[1].startswith("2 pairs; scores from 0.5 to 1")
+
+
+def test_a_second_run_replaces_what_was_set_aside(read, runs):
+    read(BAD_ROWS, on_bad_rows="drop")
+    read(HEADER + "a,b,1\nc,,0\n", on_bad_rows="drop")
+    entry, = map(json.loads, (runs / "bad_rows" / "pairs.csv.jsonl").read_text().splitlines())
+    assert entry["line"] == 3
+    assert not list((runs / "bad_rows").glob(".*"))
+
+
+def test_cells_beyond_the_header_and_bytes_are_set_aside_as_they_are(read, runs):
+    read(HEADER.encode() + b"a,b,1\nc,d,1,e,f\n\xff,g,1\n", on_bad_rows="drop")
+    first, second = map(json.loads, (runs / "bad_rows" / "pairs.csv.jsonl").read_text()
+                        .splitlines())
+    assert first["row"] == {"sentence1": "c", "sentence2": "d", "score": "1", "": ["e", "f"]}
+    assert second["row"]["sentence1"] == "\udcff"
+
+
+def test_nothing_is_written_without_bad_rows_or_into_the_readers_folder(read, runs, tmp_path):
+    read(HEADER + "a,b,1\n", on_bad_rows="drop")
+    assert not runs.exists()
+    read(BAD_ROWS, on_bad_rows="drop")
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "runs"}
+
+
+def test_a_file_of_nothing_but_bad_rows_is_an_error_all_the_same(refused):
+    message = str(refused(HEADER + ",b,1\na,,1\n", on_bad_rows="drop"))
+    assert "2 faults in 2 of 2 rows" in message
+    assert message.endswith("No row is left; mend the file.")
+
+
+def test_a_folder_that_cannot_be_written_is_told_as_such(refused, runs):
+    runs.write_text("a file in its place")
+    assert "bad rows cannot be written" in str(refused(BAD_ROWS, on_bad_rows="drop"))
+
+
+@pytest.mark.parametrize("option", [
+    {"on_bad_rows": "warn"}, {"on_bad_rows": None}, {"scale": (1, 0)}, {"scale": (0, 0)},
+    {"scale": (0, float("inf"))}, {"scale": (0, float("nan"))}, {"scale": (0,)},
+    {"scale": "01"}, {"scale": 5}, {"scale": (-1e308, 1e308)}, {"encoding": "utf-9"},
+    {"encoding": "hex"}, {"columns": ["a", "b", "c"]}, {"columns": {"text": "a"}},
+    {"columns": {"score": 3}}, {"columns": {"sentence1": "a", "sentence2": "a"}},
+], ids=repr)
+def test_an_option_that_cannot_be_meant_is_a_value_error(read, option):
+    with pytest.raises(ValueError, match="expected") as raised:
+        read(HEADER + "a,b,1\n", **option)
+    assert not isinstance(raised.value, ConnectionDataError)
+    name, = option
+    assert name in str(raised.value)
+
+
+# Repeated pairs
+
+def test_a_repeated_pair_names_the_first_row_that_has_it(faults):
+    assert faults(HEADER + 'a,b,1\nc,d,0\n" B ",A,1.0\na,b,100%\n') == [
+        "line 4: found the pair of line 2, expected each pair once",
+        "line 5: found the pair of line 2, expected each pair once"]
+
+
+def test_all_rows_of_a_pair_with_two_scores_are_faulty(faults, read):
+    content = HEADER + "a,b,1\na,b,1\nb,a,0.5\nc,d,0\n"
+    assert faults(content) == [
+        "line 2, column score: found '1', expected one score for a pair; line 4 has the same "
+        "with '0.5'",
+        "line 3, column score: found '1', expected one score for a pair; line 4 has the same "
+        "with '0.5'",
+        "line 4, column score: found '0.5', expected one score for a pair; line 2 has the same "
+        "with '1'"]
+    assert read(content, on_bad_rows="drop")["sentence1"].tolist() == ["c"]
+
+
+def test_a_bad_row_repeats_nothing(faults):
+    assert len(faults(HEADER + "a,b,1\na,b,7\na,b,x\n", scale=(0, 1))) == 2
+
+
+def test_a_tab_inside_a_text_makes_no_pair_of_another(read):
+    assert len(read(HEADER + 'a\tb,c,1\na,b\tc,1\n')) == 2
+
+
+# Paths, and the real files
 
 @pytest.mark.parametrize("path", ["nowhere.csv", "."])
 def test_a_missing_file_is_told_with_its_absolute_path(tmp_path, monkeypatch, path):
@@ -216,11 +453,9 @@ def test_a_missing_file_is_told_with_its_absolute_path(tmp_path, monkeypatch, pa
     assert "data/README.md" in str(raised.value)
 
 
-# The real files
-
 @pytest.mark.parametrize(("name", "rows"), [("train", 5749), ("dev", 1500), ("test", 1379)])
 def test_the_real_files_lose_no_row(name, rows):
-    table = read_connections(STSB / f"sts-{name}.csv")
+    table = read_connections(STSB / f"sts-{name}.csv", tell=pytest.fail)
     assert len(table) == rows
     assert (table["score"].min(), table["score"].max()) == (0, 1)
     assert {"main-captions", "main-news"} <= set(table["genre"]) \
@@ -240,7 +475,7 @@ def write_splits(folder: Path, prefix: str = "") -> None:
 
 
 def test_the_real_splits_have_no_leak_and_test_is_whole():
-    splits = read_splits(STSB)
+    splits = read_splits(STSB, tell=pytest.fail)
     assert list(splits) == ["train", "dev", "test"]
     assert {name: len(pairs) for name, pairs in splits.items()} == \
         {"train": 5725, "dev": 1497, "test": 1379}
@@ -250,16 +485,79 @@ def test_the_real_splits_have_no_leak_and_test_is_whole():
 @pytest.mark.parametrize("prefix", ["", "sts-"])
 def test_a_folder_of_three_files_is_read_without_leaks(tmp_path, prefix):
     write_splits(tmp_path, prefix)
-    splits = read_splits(tmp_path)
+    splits = read_splits(tmp_path, tell=silent)
     assert {name: pairs["sentence1"].tolist() for name, pairs in splits.items()} == \
         {"train": ["a", "g"], "dev": ["c", "m"], "test": ["F", "y"]}
 
 
+def test_leaks_are_told_for_each_two_splits(tmp_path):
+    write_splits(tmp_path)
+    lines: list[str] = []
+    read_splits(tmp_path, tell=lines.append)
+    assert lines[3:] == [
+        f"{tmp_path}: 2 pairs of dev are in train, too; dropped from train",
+        f"{tmp_path}: 1 pair of test is in train, too; dropped from train",
+        f"{tmp_path}: 1 pair of test is in dev, too; dropped from dev"]
+
+
 def test_keep_leaks_leaves_the_splits_as_given(tmp_path):
     write_splits(tmp_path)
-    splits = read_splits(tmp_path, keep_leaks=True)
+    lines: list[str] = []
+    splits = read_splits(tmp_path, keep_leaks=True, tell=lines.append)
     assert {name: len(pairs) for name, pairs in splits.items()} == \
         {"train": 4, "dev": 3, "test": 2}
+    assert lines[3] == f"{tmp_path}: 2 pairs of dev are in train, too; left in both"
+
+
+def test_a_scale_is_found_over_the_three_files_together(tmp_path):
+    """A test file without low scores must not get another scale than train."""
+    for name, scores in (("train", (0, 3, 5)), ("dev", (0, 1)), ("test", (1, 5))):
+        write(tmp_path / f"{name}.csv", HEADER + "".join(
+            f"{name} a{i},{name} b{i},{score}\n" for i, score in enumerate(scores)))
+    lines: list[str] = []
+    splits = read_splits(tmp_path, tell=lines.append)
+    assert splits["dev"]["score"].tolist() == [0, 0.2]
+    assert splits["test"]["score"].tolist() == [0.2, 1]
+    assert all("taken as 0..5 (" in line for line in lines) and len(lines) == 3
+    stated = read_splits(tmp_path, scale=(0, 10), tell=pytest.fail)
+    assert stated["test"]["score"].tolist() == [0.1, 0.5]
+
+
+def test_all_faults_of_the_three_files_stand_in_one_report(tmp_path):
+    write_splits(tmp_path)
+    write(tmp_path / "dev.csv", HEADER + "a,,0\nb,c,0\n")
+    write(tmp_path / "test.csv", HEADER + "a,c,0\nb,7,0\n")
+    with pytest.raises(ConnectionDataError) as raised:
+        read_splits(tmp_path, tell=silent)
+    assert "dev.csv: 1 fault in 1 of 2 rows\n  line 2, column sentence2" in str(raised.value)
+    assert "test.csv: 1 fault in 1 of 2 rows\n  line 3, column sentence2" in str(raised.value)
+    assert raised.value.faults["file"].tolist() == \
+        [str(tmp_path / "dev.csv"), str(tmp_path / "test.csv")]
+
+
+def test_columns_and_dropping_reach_the_three_files(tmp_path, runs):
+    for name in ("train", "dev", "test"):
+        write(tmp_path / f"{name}.csv", f"q,a,label\n{name} 1,x,0\n{name} 2,y,1\n,z,1\n")
+    splits = read_splits(tmp_path, columns={"sentence1": "q", "sentence2": "a"},
+                         on_bad_rows="drop", tell=silent)
+    assert [len(pairs) for pairs in splits.values()] == [2, 2, 2]
+    assert len(list((runs / "bad_rows").iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["validation", "valid"])
+def test_dev_may_have_another_name_which_is_told(tmp_path, name):
+    write_splits(tmp_path)
+    (tmp_path / "dev.csv").rename(tmp_path / f"{name}.csv")
+    lines: list[str] = []
+    assert len(read_splits(tmp_path, tell=lines.append)["dev"]) == 2
+    assert lines[0] == f"{tmp_path / name}.csv: taken as dev"
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    write_splits(tmp_path)
+    write(tmp_path / "train.jsonl", "{}")
+    with pytest.raises(ConnectionDataError, match="train.csv, train.jsonl; expected one file"):
+        read_splits(tmp_path, tell=silent)
 
 
 @pytest.mark.parametrize("name", ["dev", "test"])
@@ -267,26 +565,26 @@ def test_a_split_that_cannot_rank_is_refused_before_any_training(tmp_path, name)
     write_splits(tmp_path)
     write(tmp_path / f"{name}.csv", HEADER + "m,n,1\nq,r,1\n")
     with pytest.raises(ConnectionDataError, match=f"all 2 pairs of {name} have the score 1"):
-        read_splits(tmp_path)
+        read_splits(tmp_path, tell=silent)
 
 
 def test_a_split_of_which_nothing_is_left_is_named(tmp_path):
     write_splits(tmp_path)
     write(tmp_path / "train.csv", HEADER + "y,z,1\nm,n,1\n")
     with pytest.raises(ConnectionDataError, match="nothing is left of train"):
-        read_splits(tmp_path)
+        read_splits(tmp_path, tell=silent)
 
 
 def test_one_file_is_split_by_the_seed(tmp_path, make_pairs):
     path = tmp_path / "pairs.csv"
     make_pairs(100).to_csv(path, index=False)
-    splits = read_splits(path, seed=1)
+    splits = read_splits(path, seed=1, tell=silent)
     assert list(splits) == ["train", "dev", "test"]
     assert sum(map(len, splits.values())) == 100
     assert find_leaks(splits).empty
-    for name, pairs in read_splits(path, seed=1).items():
+    for name, pairs in read_splits(path, seed=1, tell=silent).items():
         pd.testing.assert_frame_equal(pairs, splits[name])
-    assert not read_splits(path, seed=2)["test"].equals(splits["test"])
+    assert not read_splits(path, seed=2, tell=silent)["test"].equals(splits["test"])
 
 
 def test_an_empty_folder_is_refused_with_what_to_do(tmp_path):
@@ -307,9 +605,9 @@ def test_a_folder_without_dev_is_refused_with_what_it_holds(tmp_path):
 
 def test_a_faulty_file_in_a_folder_is_named(tmp_path):
     write_splits(tmp_path)
-    write(tmp_path / "dev.csv", HEADER + "a,b,9\n")
-    with pytest.raises(ConnectionDataError, match="dev.csv, line 2, column score"):
-        read_splits(tmp_path)
+    write(tmp_path / "dev.csv", HEADER + "a,b,x\nc,d,1\n")
+    with pytest.raises(ConnectionDataError, match=r"dev.csv: 1 fault .*\n  line 2, column s"):
+        read_splits(tmp_path, tell=silent)
 
 
 def test_a_missing_path_is_refused(tmp_path):

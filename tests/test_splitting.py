@@ -2,12 +2,15 @@
 
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from connection_utils import drop_leaks, find_leaks, read_splits, split_connections
 from connection_utils.assets import DEFAULT_DATA
-from connection_utils.splitting import pair_keys
+from connection_utils.splitting import find_repeats, pair_keys
 from connection_utils.workspace import ROOT
 
 
@@ -56,6 +59,35 @@ def test_case_is_folded_before_the_order_is_chosen():
 def test_keys_stand_at_the_rows_they_belong_to():
     pairs = table(("a", "b"), ("c", "d")).set_axis([7, 3])
     assert pair_keys(pairs).index.tolist() == [7, 3]
+
+
+def test_a_tab_inside_a_text_makes_no_key_of_another_pair():
+    keys = pair_keys(table(("a\tb", "c"), ("a", "b\tc"), ("C", "A\tb ")))
+    assert keys[0] == keys[2] != keys[1]
+    assert keys.str.count("\t").tolist() == [1, 1, 1]
+
+
+# Repeats in one table
+
+def repeats(*scored: tuple[str, str, float]) -> list[tuple[int, int, bool]]:
+    pairs = pd.DataFrame(scored, columns=["sentence1", "sentence2", "score"]).set_axis(
+        range(10, 10 + len(scored)))
+    return list(find_repeats(pairs).itertuples(name=None))
+
+
+def test_a_repeat_names_the_first_row_of_its_pair():
+    assert repeats(("a", "b", 0.5), ("c", "d", 1), ("B ", "A", 0.5), ("a", "b", 0.5)) == \
+        [(12, 10, True), (13, 10, True)]
+
+
+def test_rows_that_disagree_name_the_first_row_of_another_score():
+    assert repeats(("a", "b", 0.5), ("b", "a", 0.5), ("a", "b", 1), ("a", "B", 0)) == \
+        [(10, 12, False), (11, 12, False), (12, 10, False), (13, 10, False)]
+
+
+def test_a_table_of_different_pairs_has_no_repeats():
+    assert repeats(("a", "b", 0.5), ("a", "c", 0.5), ("b", "c", 1)) == []
+    assert repeats() == []
 
 
 # Leaks
@@ -178,3 +210,39 @@ def test_pairs_that_are_all_related_are_refused(make_pairs):
     with pytest.raises(ValueError, match="so related through shared sentences") as raised:
         split_connections(pairs)
     assert "train, dev and test files" in str(raised.value)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(count=st.integers(30, 120), share=st.floats(0.5, 4), draw=st.integers(0, 2 ** 32 - 1),
+       levels=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_no_relation_is_cut_whatever_the_pairs(count, share, draw, levels, seed):
+    """Random pairs from a pool of sentences: fewer sentences are more relations."""
+    random = np.random.default_rng(draw)
+    pool = max(2, int(count * share))
+    names = [f"text {i}" if i % 2 else f" TEXT {i}  " for i in range(pool)]
+    first, second = (random.integers(0, pool, count) for _ in range(2))
+    pairs = pd.DataFrame({
+        "sentence1": [names[i] for i in first], "sentence2": [names[i].lower() for i in second],
+        "score": random.integers(0, levels, count) / max(1, levels - 1), "row": range(count)})
+    try:
+        splits = split_connections(pairs, seed)
+    except ValueError as error:
+        assert "so related" in str(error)
+        return
+    sides = list(splits.values())
+    for i, side in enumerate(sides):
+        assert len(side) > 0 and side["row"].is_monotonic_increasing
+        for other in sides[i + 1:]:
+            assert not texts_of(side) & texts_of(other)
+            assert not set(pair_keys(side)) & set(pair_keys(other))
+    assert sorted(pd.concat(sides)["row"]) == list(range(count))
+    for name, side in split_connections(pairs, seed).items():
+        pd.testing.assert_frame_equal(side, splits[name])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(low=st.integers(40, 200), high=st.integers(40, 200), seed=st.integers(0, 1000))
+def test_each_side_has_its_share_of_low_and_high_scores(make_pairs, low, high, seed):
+    pairs = make_pairs(low + high).assign(score=[0.0] * low + [1.0] * high)
+    for side in split_connections(pairs, seed).values():
+        assert abs(side["score"].mean() - high / (low + high)) < 0.1
