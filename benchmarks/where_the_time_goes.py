@@ -31,13 +31,13 @@ from connection_utils import (
     read_splits,
 )
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.training import (
+from connection_utils.optimization import (
     build_optimizer,
     build_schedule,
     freeze,
     one_gradient_table,
-    training_step,
 )
+from connection_utils.training import training_step
 from connection_utils.workspace import ROOT
 
 BUCKET = 50          # batches' worth of pairs that are sorted by length, to compare with

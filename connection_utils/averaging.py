@@ -55,5 +55,15 @@ class AveragedWeights:
         finally:
             torch._foreach_copy_(self._parameters, own)
 
+    def state_dict(self) -> dict[str, object]:
+        """The mean so far; the starting weights are not in it, as they come with the model."""
+        return {"mean": self._mean, "averaged": self._averaged}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Become what `state_dict` told."""
+        self._averaged = state["averaged"]
+        self._mean = state["mean"] and [
+            mean.to(p.device) for mean, p in zip(state["mean"], self._parameters, strict=True)]
+
     def _copy(self) -> list[torch.Tensor]:
         return [p.detach().clone() for p in self._parameters]

@@ -5,7 +5,7 @@ figure 2): both sentences go through one BERT, a pooling layer makes u and v, an
 cos(u, v) is the answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformers import BertModel, BertTokenizer
 from connection_utils.doctor import check_model_dir, load_weights
 from connection_utils.dropout import use_dropout
 from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
-from connection_utils.files import check_replaceable, write_folder_whole
+from connection_utils.files import check_replaceable, put_back, write_folder_whole
 from connection_utils.model_files import (
     SAVED_FILES,
     load_tokenizer,
@@ -163,12 +163,13 @@ class ConnectionBert(nn.Module):
         """FileExistsError, before hours of training, if `save` would refuse `folder`."""
         check_replaceable(folder, _replaceable(folder))
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, beside: Mapping[str, str] = {}) -> None:
         """Write a model folder, whole or not at all, that three libraries load.
 
         `ConnectionBert.from_local`, ``transformers.BertModel.from_pretrained`` and
-        ``sentence_transformers.SentenceTransformer``. A model that lay there is
-        replaced; FileExistsError if other files would be lost.
+        ``sentence_transformers.SentenceTransformer``. `beside` are texts to put there, too,
+        by file name. A model that lay there is replaced; FileExistsError if other files
+        would be lost.
         """
         with write_folder_whole(folder, _replaceable(folder)) as scratch:
             self.bert.save_pretrained(scratch)
@@ -177,8 +178,11 @@ class ConnectionBert(nn.Module):
             write_vocab_txt(scratch / "vocab.txt", self.tokenizer.get_vocab())
             write_siamese_settings(scratch, self.pooling, self.max_length,
                                    self.bert.config.hidden_size)
+            for name, text in beside.items():
+                (scratch / name).write_text(text, encoding="utf-8")
 
 
 def _replaceable(folder: str | Path) -> frozenset[str]:
     """The names that may be replaced in `folder`: ours, if it is a model that we saved."""
+    put_back(folder)
     return SAVED_FILES if (Path(folder) / "modules.json").exists() else frozenset()

@@ -1,16 +1,23 @@
-"""All that decides a training: its settings, and those that have proved well, by name."""
+"""The settings of a training, and those that have proved well, by name."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 
 from connection_utils.losses import LOSSES
 
 
+ASIDE = {"decides": False}             # what makes no difference to the weights
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All that decides a training run, apart from the model and the data."""
+    """All that decides a training run, apart from the model and the data.
+
+    The last two decide nothing: they say how it survives being killed.
+    """
 
     epochs: int = 2
     batch_size: int = 16               # pairs
+    gradient_accumulation_steps: int = 1   # so many batches make one step: less memory each
     bucket: int = 1                    # 1: shuffled; more: so many sorted by length together
     learning_rate: float = 5e-5        # at the end of the warm-up
     warmup_ratio: float = 0.1          # share of the steps; then down to 0 in a line
@@ -24,12 +31,15 @@ class TrainingConfig:
     average_from: float = 1.0          # from this share of the steps on, keep mean weights
     start_share: float = 0.0           # of what is kept: so much is the starting weights
     seed: int = 12                     # order of the pairs, and dropout
+    checkpoint_every: int = field(default=0, metadata=ASIDE)     # steps; 0: never
+    resume: bool = field(default=False, metadata=ASIDE)          # go on from a checkpoint
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
         for name, low in (("epochs", 1), ("batch_size", 1), ("bucket", 1),
-                          ("evaluations_per_epoch", 1), ("frozen_layers", 0)):
+                          ("gradient_accumulation_steps", 1), ("evaluations_per_epoch", 1),
+                          ("frozen_layers", 0), ("checkpoint_every", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {low} or more")
         if not 0 < self.learning_rate < 1:
@@ -46,6 +56,12 @@ class TrainingConfig:
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share is {self.train_share}; expected a number above 0, "
                              "up to 1 (all pairs)")
+
+
+def deciding(config: TrainingConfig) -> dict[str, object]:
+    """The settings that decide which weights come out; the others are left out."""
+    return {setting.name: asdict(config)[setting.name] for setting in fields(config)
+            if setting.metadata.get("decides", True)}
 
 
 # The last two are best at the STS benchmark; on kinds of text that training does not hold they

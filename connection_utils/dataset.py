@@ -1,7 +1,8 @@
 """ConnectionDataset and its batches: pairs of token ids, padded no more than needed."""
 
 import copy
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -50,17 +51,34 @@ class ConnectionDataset(Dataset):
         """
         if share == 1:
             return self
-        order = np.random.default_rng(seed).permutation(len(self))
-        rows = sorted(order[:max(1, round(share * len(self)))])
+        rows = draw_rows(len(self), share, seed)
         part = copy.copy(self)
         for name in ("sentence1", "sentence2", "score"):
             setattr(part, name, [getattr(self, name)[row] for row in rows])
         return part
 
+    def fingerprint(self) -> str:
+        """16 digits of a hash of all tokens and scores."""
+        return hash_of(zip(self.sentence1, self.sentence2, self.score))
+
     @property
     def lengths(self) -> list[int]:
         """The longer sentence's number of tokens, for each pair."""
         return [max(len(a), len(b)) for a, b in zip(self.sentence1, self.sentence2)]
+
+
+def draw_rows(count: int, share: float, seed: int) -> np.ndarray:
+    """The places, ascending, of `share` (0..1) of `count` pairs, at least one; int64."""
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[:max(1, round(share * count))])
+
+
+def hash_of(pairs: Iterable[tuple[list[int], list[int], float]]) -> str:
+    """16 digits of a hash of pairs of token ids with their scores, wherever they lie."""
+    found = hashlib.sha256()
+    for pair in pairs:
+        found.update(repr(pair).encode())
+    return found.hexdigest()[:16]
 
 
 def collate_connections(items: Sequence[Item], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -75,43 +93,53 @@ def collate_connections(items: Sequence[Item], pad_token_id: int) -> dict[str, t
     return {**pad_batch(texts, pad_token_id), "score": scores}
 
 
+def split_batch(batch: dict[str, torch.Tensor], size: int
+                ) -> Iterator[dict[str, torch.Tensor]]:
+    """The parts of a batch that `collate_connections` made, `size` pairs each or fewer."""
+    pairs = len(batch["score"])
+    for start in range(0, pairs, size) if size < pairs else ():
+        rows = slice(start, start + size)
+        yield {name: torch.cat([half[rows] for half in tensor.chunk(2)])
+               for name, tensor in batch.items() if name != "score"} | {
+            "score": batch["score"][rows]}
+    if size >= pairs:
+        yield batch
+
+
 class LengthBucketedBatches(Sampler[list[int]]):
     """Shuffled batches of pairs of like length; each pair exactly once an epoch.
 
     The pairs are shuffled, cut into buckets of `bucket` batches, sorted by length inside
     each bucket, and the batches are shuffled again. `seed` and ``set_epoch`` decide the
-    order: the same two numbers give the same batches. ``bucket=1`` only shuffles.
+    order: the same two numbers give the same batches. ``bucket=1`` only shuffles. It holds
+    8 bytes a pair while it is gone over, and makes the list of a batch when it yields it.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 12,
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int = 12,
                  bucket: int = 50) -> None:
         if batch_size < 1 or bucket < 1:
             raise ValueError(f"batch_size is {batch_size} and bucket {bucket}; expected 1 "
                              "or more")
         self.lengths, self.batch_size, self.seed, self.bucket = (
-            lengths, batch_size, seed, bucket)
-        self.epoch = 0
+            np.asarray(lengths), batch_size, seed, bucket)
+        self.epoch = self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch number `epoch` (0, 1, …)."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the order of epoch `epoch` (0, 1, …), without its first `skip` batches."""
+        self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=rng).tolist()
+        order = torch.randperm(len(self.lengths), generator=rng).numpy()
         size = self.batch_size * self.bucket
-        batches = []
-        for start in range(0, len(order), size):
+        for start in range(0, len(order), size) if self.bucket > 1 else ():
             rows = order[start:start + size]
-            if self.bucket > 1:
-                rows.sort(key=lambda i: self.lengths[i])
-            batches += [rows[i:i + self.batch_size]
-                        for i in range(0, len(rows), self.batch_size)]
-        for i in torch.randperm(len(batches), generator=rng).tolist():
-            yield batches[i]
+            rows[:] = rows[self.lengths[rows].argsort(kind="stable")]
+        for i in torch.randperm(len(self), generator=rng).numpy()[self.skip:]:
+            yield order[i * self.batch_size:(i + 1) * self.batch_size].tolist()
 
 
 def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,

@@ -125,12 +125,17 @@ def check_collapse(model: ConnectionBert, pairs: pd.DataFrame, sample: int = 100
     A collapsed model scores every pair alike. If most pairs are connected, or the loss
     only ranks, a low loss hides that; this does not.
     """
+    return CollapseCheck(model.similarity(*unpaired_texts(pairs, sample, seed)))
+
+
+def unpaired_texts(pairs: pd.DataFrame, sample: int = 1000, seed: int = 12
+                   ) -> tuple[np.ndarray, np.ndarray]:
+    """First sentences, and for each of them another row's second one; each (n,), n <= sample."""
     if len(pairs) < 2:
         raise ValueError(f"{len(pairs)} pair; expected at least 2, to take them apart")
     rows = np.random.default_rng(seed).permutation(len(pairs))
-    first = pairs["sentence1"].to_numpy()[rows[:sample]]
-    second = pairs["sentence2"].to_numpy()[np.roll(rows, 1)[:sample]]
-    return CollapseCheck(model.similarity(first, second))
+    return (pairs["sentence1"].to_numpy()[rows[:sample]],
+            pairs["sentence2"].to_numpy()[np.roll(rows, 1)[:sample]])
 
 
 def _refuse_constant(scores: np.ndarray, cosines: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 
@@ -57,7 +58,7 @@ def write_folder_whole(folder: str | Path, ours: Collection[str]) -> Iterator[Pa
     """Yield a scratch folder beside `folder`; it takes its place when the block ends well.
 
     An existing `folder` is replaced only if `check_replaceable` lets it be. A kill in the
-    instant between two renames leaves the old one beside it, whole, as ``.NAME.….old``.
+    instant between two renames leaves the old one beside it, whole; `put_back` mends that.
     """
     check_replaceable(folder, ours)
     folder = Path(folder).resolve()         # where a link leads, not the link itself
@@ -82,6 +83,29 @@ def write_folder_whole(folder: str | Path, ours: Collection[str]) -> Iterator[Pa
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def put_back(folder: str | Path) -> None:
+    """Give `folder` its place again, if `write_folder_whole` was killed between two renames."""
+    folder = Path(folder).resolve()
+    for old in folder.parent.glob(f".{escape(folder.name)}.*.old"):
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, folder)
+
+
+def clear_leftovers(path: str | Path) -> None:
+    """Remove what writers of `path` (a file or a folder) left beside it when they were killed.
+
+    Not while another process may be writing `path`: it would lose what it has written.
+    """
+    path = Path(path)
+    for leftover in path.parent.glob(f".{escape(path.name)}.*.partial"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -8,29 +8,34 @@ The model and the data are read from disk; no model hub is ever asked. Before an
 training the test pairs are scored once. The output is one more local model folder: the
 weights of the best dev evaluation, the tokenizer, and training.json with the settings,
 the history and the scores. sentence-transformers loads it, too.
+
+With --checkpoint-every a run that was killed loses little: the same command with --resume
+goes on from the last checkpoint, and ends with the same weights. The checkpoints lie in
+OUTPUT-checkpoints and are removed when the model is saved.
 """
 
 import argparse
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import POOLINGS, ConnectionBert
+from connection_utils.checkpoint import remove_checkpoints
 from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.dataset import ConnectionDataset
-from connection_utils.evaluation import (
-    bootstrap_interval,
-    spearman,
-)
+from connection_utils.evaluation import bootstrap_interval, spearman
+from connection_utils.files import clear_leftovers
 from connection_utils.losses import LOSSES
-from connection_utils.reading import read_splits
-from connection_utils.runs import run_folder, run_settings, save_run
+from connection_utils.reading import ConnectionDataError, read_splits
+from connection_utils.runs import read_run, run_folder, run_settings, save_run
 from connection_utils.training import train
 from connection_utils.workspace import shown
 
 HELP = {
     "epochs": "how often each pair is seen",
-    "batch_size": "pairs in a step",
+    "batch_size": "pairs that go through the model at once",
+    "gradient_accumulation_steps": "so many batches make one step: less memory for as many pairs",
     "bucket": "so many batches share pairs sorted by length (1: only shuffled)",
     "learning_rate": "highest learning rate, at the end of the warm-up",
     "warmup_ratio": "share of the steps in which the learning rate rises",
@@ -44,6 +49,8 @@ HELP = {
     "average_from": "from this share of the steps on, the mean of the weights is kept (1: off)",
     "start_share": "share of the starting weights in what is kept (0: none)",
     "seed": "decides the order of the pairs, dropout and, for one file, the split",
+    "checkpoint_every": "write a checkpoint after so many steps (0: never)",
+    "resume": "go on from the newest checkpoint, if there is one",
 }
 
 
@@ -58,8 +65,15 @@ def parser(recipe: TrainingConfig = RECIPES["post"]) -> argparse.ArgumentParser:
     options.add_argument("--model", default=DEFAULT_MODEL, metavar="FOLDER",
                          help="local model folder to start from (default: %(default)s)")
     options.add_argument("--data", default=DEFAULT_DATA, metavar="PATH",
-                         help="folder with train, dev and test files, or one CSV with "
-                              "sentence1, sentence2, score in 0..1 (default: %(default)s)")
+                         help="folder with train, dev and test files, or one file of pairs: "
+                              "CSV, TSV, JSON Lines, Parquet or Excel (default: %(default)s)")
+    options.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", default=[],
+                         help="what the file calls sentence1, sentence2 and score, as "
+                              "sentence1=question (default: common names are looked for)")
+    options.add_argument("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"),
+                         help="the lowest and highest score that are possible (default: found)")
+    options.add_argument("--drop-bad-rows", action="store_true",
+                         help="go on without them; they are set aside under runs/bad_rows/")
     options.add_argument("--output", metavar="FOLDER",
                          help="where the model goes (default: a folder under runs/ that "
                               "carries the settings)")
@@ -89,6 +103,20 @@ def _recipe() -> argparse.ArgumentParser:
     return option
 
 
+def _columns(said: list[str]) -> dict[str, str]:
+    odd = [each for each in said if "=" not in each]
+    if odd:
+        raise ValueError(f"--columns {odd[0]}: expected OURS=THEIRS, as sentence1=question")
+    return dict(each.split("=", 1) for each in said)
+
+
+def _finished(output: Path, settings: dict) -> bool:
+    try:
+        return bool(read_run(output, settings))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the whole job; see ``--help``."""
     recipe = _recipe().parse_known_args(arguments)[0].recipe
@@ -96,15 +124,25 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = TrainingConfig(**{f.name: getattr(options, f.name)
                                    for f in fields(TrainingConfig)})
-        splits = read_splits(options.data, config.seed)
+        reading = {"columns": _columns(options.columns), "scale": options.scale,
+                   "on_bad_rows": "drop" if options.drop_bad_rows else None}
+        reading = {name: said for name, said in reading.items() if said}
+        splits = read_splits(options.data, config.seed, **reading)
         model = ConnectionBert.from_local(options.model, options.pooling, options.max_length,
                                           options.device)
         settings = run_settings(options.model, options.data, options.pooling,
-                                options.max_length, config)
-        output = options.output or run_folder(settings)
+                                options.max_length, config) | reading
+        output = Path(options.output or run_folder(settings))
         ConnectionBert.check_output(output)
-    except (ValueError, FileExistsError) as error:     # a folder, a file or an option is wrong
+    except ConnectionDataError as error:
+        sys.exit(f"{error}\nHere these are --columns, --scale and --drop-bad-rows; see --help.")
+    except (ValueError, FileExistsError) as error:     # a folder or an option is wrong
         sys.exit(f"{error}")
+    checkpoints = output.with_name(f"{output.name}-checkpoints")
+    if config.resume and not checkpoints.exists() and _finished(output, settings):
+        print(f"{shown(output)} holds the model that these settings make: nothing to do")
+        return
+    clear_leftovers(output)
     test = splits["test"]
     print(f"model   {shown(options.model)} on {model.device}")
     print("pairs   " + ", ".join(f"{name} {len(pairs):,}" for name, pairs in splits.items()))
@@ -115,17 +153,27 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         history = train(model, train_set, splits["dev"], config, on_evaluation=lambda r: print(
             f"epoch {r['epoch']:.2f}  loss {r['loss']:.4f}  dev Spearman "
-            f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s", flush=True))
-    except (FloatingPointError, ValueError) as error:
+            f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s", flush=True),
+            checkpoints=checkpoints if config.checkpoint_every or config.resume else None)
+    except (FloatingPointError, ValueError, MemoryError, FileExistsError) as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:                          # what it means has been told
+        sys.exit(130)
 
     after = model.similarity(test["sentence1"], test["sentence2"])
     low, high = bootstrap_interval(test["score"], after)
-    save_run(output, model, history, settings,
-             pairs={name: len(pairs) for name, pairs in splits.items()},
-             test_spearman_before=spearman(test["score"], before),
-             test_spearman_after=spearman(test["score"], after),
-             test_spearman_interval=[low, high])
+    try:
+        save_run(output, model, history, settings,
+                 pairs={name: len(pairs) for name, pairs in splits.items()},
+                 test_spearman_before=spearman(test["score"], before),
+                 test_spearman_after=spearman(test["score"], after),
+                 test_spearman_interval=[low, high])
+    except OSError as error:
+        kept = (f"The checkpoints in {shown(checkpoints)} are still there: mend that, and run "
+                "the same command with --resume." if checkpoints.exists() else
+                "Mend that and train again; with --checkpoint-every less would be lost.")
+        sys.exit(f"The model could not be saved to {shown(output)}: {error}. {kept}")
+    remove_checkpoints(checkpoints)
     print(f"after   test Spearman {100 * spearman(test['score'], after):.2f} "
           f"(95 % interval {100 * low:.2f} to {100 * high:.2f})")
     print(f"saved   {shown(output)}")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
 from connection_utils.evaluation import spearman
-from connection_utils.training import History
+from connection_utils.history import History
 
 # Okabe and Ito's colours, told apart with any kind of colour vision
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (

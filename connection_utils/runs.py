@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from connection_utils.bert import ConnectionBert
-from connection_utils.config import TrainingConfig
-from connection_utils.files import write_whole
-from connection_utils.training import History
+from connection_utils.config import TrainingConfig, deciding
+from connection_utils.history import History
 from connection_utils.workspace import runs_folder, shown
 
 
@@ -16,7 +14,7 @@ def run_settings(model_dir: str | Path, data: str | Path, pooling: str, max_leng
                  config: TrainingConfig) -> dict[str, object]:
     """All that decides a run, as training.json records it."""
     return {"base_model": shown(model_dir), "data": shown(data), "pooling": pooling,
-            "max_length": max_length, "config": asdict(config)}
+            "max_length": max_length, "config": deciding(config)}
 
 
 def run_folder(settings: dict) -> Path:
@@ -35,10 +33,8 @@ def run_folder(settings: dict) -> Path:
 def save_run(folder: str | Path, model: ConnectionBert, history: History, settings: dict,
              **facts: object) -> None:
     """Save the model, and beside it ``training.json``: settings, `facts` and history."""
-    model.save(folder)
     record = {**settings, **facts, "evaluations": history.evaluations}
-    with write_whole(Path(folder) / "training.json") as scratch:
-        scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    model.save(folder, {"training.json": json.dumps(record, indent=2) + "\n"})
 
 
 def read_run(folder: str | Path, expected: dict | None = None) -> dict:

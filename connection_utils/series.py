@@ -149,8 +149,9 @@ def _tell_duration(settings: dict, config) -> None:
     from connection_utils.bert import ConnectionBert
     from connection_utils.dataset import ConnectionDataset, connection_loader
     from connection_utils.losses import LOSSES
+    from connection_utils.optimization import build_optimizer, build_schedule
     from connection_utils.reading import read_splits
-    from connection_utils.training import build_optimizer, build_schedule, training_step
+    from connection_utils.training import training_step
 
     model = ConnectionBert.from_local(settings["model_dir"], settings["pooling"],
                                       settings["max_length"])

@@ -6,7 +6,6 @@ figure and the same table, as they stand.
 
 import threading
 import time
-from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from matplotlib.figure import Figure
 
 from connection_utils import plots
 from connection_utils.bert import ConnectionBert
-from connection_utils.config import TrainingConfig
+from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import spearman
 from connection_utils.knobs import Knobs, frozen_name
+from connection_utils.history import History
 from connection_utils.runs import run_folder, save_run
-from connection_utils.training import History, train
+from connection_utils.training import train
 from connection_utils.workspace import ROOT, being_checked, runs_folder, shown
 
 FIGURE_EVERY, NUMBERS_EVERY = 3.0, 0.2         # seconds, at least
@@ -51,6 +51,7 @@ class TrainingPanel:
         self.folder: Path | None = None
         self.error: Exception | None = None
         self._rows: list[dict[str, object]] = []
+        self._advice: list[str] = []                   # what this run's training told
         self._before: dict[str, np.ndarray] = {}       # dev cosines, by pooling
         self._drawn = self._counted = self._started = 0.0
         self.knobs = Knobs(settings)
@@ -118,7 +119,7 @@ class TrainingPanel:
         return not TrainingPanel._worker.is_alive()
 
     def _work(self, config: TrainingConfig, pooling: str) -> None:
-        settings = {**self.settings, "pooling": pooling, "config": asdict(config)}
+        settings = {**self.settings, "pooling": pooling, "config": deciding(config)}
         history = History(config)
         dev = self.splits["dev"]
 
@@ -131,6 +132,7 @@ class TrainingPanel:
 
         try:
             self.model = self.history = self.folder = self.error = None
+            self._advice = []
             self._bar.value, self._numbers.value = 0, ""
             self._tell("Loading the model and the pairs …")
             model = ConnectionBert.from_local(ROOT / settings["base_model"], pooling,
@@ -149,7 +151,8 @@ class TrainingPanel:
             self._started = time.monotonic()
             history = train(model, train_set, dev, config, on_step=on_step, on_evaluation=
                             lambda record: self._draw(history, pooling),
-                            stop=TrainingPanel._stopping)
+                            stop=TrainingPanel._stopping,
+                            tell=self._advise)
             self.model = model
             self._numbers.value = f"{history.pairs / history.seconds:.0f} pairs/s"
             self.add_run(history, settings)
@@ -159,7 +162,7 @@ class TrainingPanel:
                        f"in {shown(self.folder)}.")
         except Exception as error:             # whatever it is, the reader gets a sentence
             self.error = error
-            ours = isinstance(error, ValueError | FloatingPointError)
+            ours = isinstance(error, ValueError | FloatingPointError | MemoryError)
             self._tell(f"{error}" if ours else f"{type(error).__name__}: {error}", bad=True)
             if self.history is not history:
                 self.add_run(history, settings, f"failed at step {len(history.step_losses)}")
@@ -171,7 +174,8 @@ class TrainingPanel:
         best = 100 * history.best["dev_spearman"]
         advice = "" if best > before else " No gain: try a lower learning rate, or more pairs."
         return (f"{self._rows[-1]['ended'].capitalize()}: dev Spearman × 100 from "
-                f"{before:.2f} to {best:.2f}.{advice}")
+                f"{before:.2f} to {best:.2f}.{advice}" + "".join(
+                    f" Noticed at {sentence}" for sentence in self._advice))
 
     def _count(self, history: History) -> None:
         now, done = time.monotonic(), len(history.step_losses)
@@ -195,6 +199,10 @@ class TrainingPanel:
                        self._before.get(pooling))
         figure.subplots_adjust(left=0.06, right=0.98, bottom=0.19, top=0.88, wspace=0.2)
         return figure
+
+    def _advise(self, sentence: str) -> None:
+        self._advice.append(sentence)
+        self._tell(sentence, bad=True)
 
     def _tell(self, sentence: str, bad: bool = False) -> None:
         color = f"color: {plots.RED}" if bad else ""

@@ -20,10 +20,11 @@ from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import judge_threshold, spearman
+from connection_utils.history import History
 from connection_utils.knobs import Knobs
 from connection_utils.runs import read_run, run_settings
 from connection_utils.threshold_panel import ThresholdPanel
-from connection_utils.training import History, train
+from connection_utils.training import train
 from connection_utils.training_panel import TrainingPanel
 
 WORDS = "the cat dog sat ran on a mat man woman plays guitar music two in park".split()

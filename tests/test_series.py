@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
@@ -13,7 +13,7 @@ import pytest
 from connection_utils import finetune, series
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
-from connection_utils.config import RECIPES, TrainingConfig
+from connection_utils.config import RECIPES, TrainingConfig, deciding
 from connection_utils.reading import read_connections
 from connection_utils.workspace import ROOT
 
@@ -56,7 +56,7 @@ def watched(tmp_path_factory):
 def my_pairs(tmp_path_factory):
     """400 pairs as a reader would bring them: one plain CSV."""
     path = tmp_path_factory.mktemp("mine") / "my_pairs.csv"
-    read_connections(ROOT / DEFAULT_DATA / "sts-train.csv").sample(400, random_state=3)[
+    read_connections(ROOT / DEFAULT_DATA / "sts-train.csv").sample(400, random_state=1)[
         ["sentence1", "sentence2", "score"]].to_csv(path, index=False)
     return path
 
@@ -261,9 +261,30 @@ def test_a_recipe_is_what_is_trained(watched, few_labels, tmp_path):
                   "--seed", "5", "--output", str(tmp_path / "mine")], watched[0])
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "mine" / "training.json").read_text())
-    assert record["config"] == asdict(replace(RECIPES["fast"], seed=5))
+    assert record["config"] == deciding(replace(RECIPES["fast"], seed=5))
     wrong = start(["connection_utils.finetune", "--recipe", "grandma"], watched[0])
     assert wrong.returncode == 2 and "'post', 'fast', 'best'" in wrong.stderr
+
+
+def test_a_strangers_file_gets_through_with_what_the_messages_ask_for(watched, tmp_path):
+    """The sample with planted faults: each run is refused with what the next one states."""
+    command = ["connection_utils.finetune", "--data", "data/samples/helpdesk_with_faults.csv",
+               "--epochs", "1", "--frozen-layers", "5", "--seed", "5",
+               "--output", str(tmp_path / "mine")]
+    unnamed = start(command, watched[0])
+    assert unnamed.returncode == 1 and "columns=" in unnamed.stderr
+    command += ["--columns", "sentence1=question", "sentence2=known_issue", "score=connection",
+                "--scale", "0", "4"]
+    faulty = start(command, watched[0])
+    assert faulty.returncode == 1 and "line 15, column" in faulty.stderr
+    assert "Traceback" not in unnamed.stderr + faulty.stderr
+    done = start([*command, "--drop-bad-rows"], watched[0])
+    assert done.returncode == 0, done.stderr
+    assert "of 60 rows dropped" in done.stdout and "bad_rows" in done.stdout
+    record = json.loads((tmp_path / "mine" / "training.json").read_text())
+    assert record["scale"] == [0, 4] and record["on_bad_rows"] == "drop"
+    assert record["columns"]["sentence1"] == "question"
+    assert 45 <= sum(record["pairs"].values()) < 60
 
 
 def test_help_is_worth_reading(watched):

@@ -66,10 +66,13 @@ def test_every_import_of_the_module_is_a_direct_dependency():
 def test_imports_run_one_way():
     """A file imports only files that stand below it in the design's order."""
     order = ["series", "notebooks", "finetune", "training_panel", "threshold_panel",
-             "knobs", "plots", "runs", "training", "config", "averaging",
+             "knobs", "plots", "runs", "training", "trouble", "checkpoint",
+             "optimization", "history", "config", "averaging",
              "losses", "evaluation", "onnx_bert",
-             "dataset", "reading", "splitting", "documentation", "bert", "packing", "dropout",
-             "encoding", "doctor", "model_files", "assets", "files", "workspace"]
+             "arrow", "chunks",
+             "dataset", "reading", "splitting", "tables", "texts", "columns", "faults",
+             "documentation", "bert", "packing", "dropout", "encoding", "doctor",
+             "model_report", "model_files", "assets", "files", "workspace"]
     files = {path.stem: path for path in (ROOT / "connection_utils").glob("[!_]*.py")}
     assert set(files) == set(order)
     for name, path in files.items():

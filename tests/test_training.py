@@ -15,14 +15,10 @@ from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import spearman
+from connection_utils.optimization import build_optimizer, build_schedule, freeze
 from connection_utils.reading import read_splits
 from connection_utils.runs import read_run, run_folder, run_settings, save_run
-from connection_utils.training import (
-    build_optimizer,
-    build_schedule,
-    freeze,
-    train,
-)
+from connection_utils.training import train
 from connection_utils.workspace import ROOT, runs_folder
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2)
@@ -374,6 +370,33 @@ def test_without_a_share_all_pairs_are_seen_in_each_epoch(short_run):
     assert short_run[1].pairs == 2 * 12
 
 
+def test_accumulated_gradients_make_the_step_of_the_whole_batch(splits):
+    """Batches of 8, and two of 4 that make one step: dropout off, or they would draw anew."""
+    ended = []
+    for size, many in ((8, 1), (4, 2), (3, 3)):
+        model = fresh()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.bert.config.attention_probs_dropout_prob = 0.0
+        for layer in model.bert.encoder.layer:
+            layer.attention.self.dropout.p = 0.0
+        history = train(model, ConnectionDataset(splits["train"].head(24), model.tokenizer),
+                        splits["dev"].head(12), dataclasses.replace(
+                            SHORT, batch_size=size, gradient_accumulation_steps=many, epochs=1))
+        ended.append((model, history.step_losses))
+    (whole, losses), (parts, their_losses), (others, _) = ended
+    assert len(losses) == len(their_losses) == 3
+    assert losses == pytest.approx(their_losses, abs=1e-6)
+
+    def apart(one, other):
+        return sum((a - b).abs().sum().item() for a, b in zip(
+            one.parameters(), other.parameters(), strict=True))
+
+    assert apart(whole, parts) < apart(whole, fresh()) / 200
+    assert changed(whole, others)                    # nine pairs a step are another training
+
+
 def test_schedule_climbs_for_the_warm_up_and_falls_to_zero():
     model = fresh()
     optimizer = build_optimizer(model, CONFIG)
@@ -405,6 +428,7 @@ def test_training_with_cosent_lowers_the_loss(few):
 @pytest.mark.parametrize(("name", "value"), [
     ("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("learning_rate", 5.0),
     ("loss", "hinge"), ("warmup_ratio", 2.0), ("evaluations_per_epoch", 0),
+    ("gradient_accumulation_steps", 0), ("checkpoint_every", -1),
     ("frozen_layers", -1), ("train_share", 0.0), ("train_share", -0.5), ("train_share", 1.5),
     ("train_share", math.nan)])
 def test_a_setting_that_cannot_work_is_refused_by_name(name, value):
@@ -420,14 +444,19 @@ def test_every_setting_leads_to_a_folder_of_its_own():
              "max_length": 64}
     settings = [run_settings(**start)]
     settings += [run_settings(**{**start, name: value}) for name, value in other.items()]
+    decide = []
     for field in dataclasses.fields(TrainingConfig):
         value = getattr(CONFIG, field.name)
         changed = ("cosent" if field.name == "loss" else not value if field.type is bool
                    else value / 2 or 0.5 if field.type is float else value + 1)
         config = dataclasses.replace(CONFIG, **{field.name: changed})
-        settings.append(run_settings(**{**start, "config": config}))
+        if field.name in ("checkpoint_every", "resume"):     # how it survives, not what it is
+            assert run_settings(**{**start, "config": config}) == settings[0]
+        else:
+            decide.append(run_settings(**{**start, "config": config}))
+    settings += decide
     folders = [run_folder(each) for each in settings]
-    assert len(set(folders)) == len(folders) == 5 + len(dataclasses.fields(TrainingConfig))
+    assert len(set(folders)) == len(folders) == 5 + len(dataclasses.fields(TrainingConfig)) - 2
     assert folders[0].parent == runs_folder()
     assert folders[0].name.startswith("a-stsb-mean-cosine_mse-lr5e-05-bs8-ep2-seed12-")
 
