@@ -226,7 +226,13 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             fetch_assets(MODEL, DATA)
     except (AssetError, NotebookFailed, ValueError, OSError) as error:
-        sys.exit(str(error))
+        from connection_utils.faults import ConnectionDataError
+
+        hint = "" if not isinstance(error, ConnectionDataError) else (
+            "\nThe notebooks take common column names and scales, and whole rows: rename the "
+            "columns\nto sentence1, sentence2 and score, or state what is meant to the command "
+            "line\npython -m connection_utils.finetune (--columns, --scale, --drop-bad-rows).")
+        sys.exit(f"{error}{hint}")
 
 
 if __name__ == "__main__":

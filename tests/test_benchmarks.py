@@ -5,6 +5,7 @@ import math
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -20,13 +21,14 @@ import compare_sentence_transformers as compare
 import cost_grows_linearly
 import draw_comparison
 import measuring
+import memory_stays_flat
 import seeds
 import sweep
 import transfer
 import where_the_time_goes
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-SCRIPTS = [compare, cost_grows_linearly, draw_comparison, seeds, sweep,
+SCRIPTS = [compare, cost_grows_linearly, draw_comparison, memory_stays_flat, seeds, sweep,
            transfer, where_the_time_goes]
 
 
@@ -185,6 +187,39 @@ def test_an_epoch_of_few_pairs_is_counted_and_timed():
     found = cost_grows_linearly.epoch(32, 1)
     assert found["padded_tokens_per_pair"] >= found["own_tokens_per_pair"] > 10
     assert found["train_pairs_per_s"] * found["train_seconds"] == pytest.approx(32)
+
+
+def test_memory_is_looked_at_while_a_file_is_opened_and_trained_on(tmp_path):
+    path = tmp_path / "pairs.csv"
+    memory_stays_flat.write_pairs(path, 300)
+    content = path.read_bytes()
+    memory_stays_flat.write_pairs(path, 300)
+    assert path.read_bytes() == content and len(set(content.splitlines())) == 301
+    found = memory_stays_flat.measure(path, steps=10)
+    assert (found["pairs"], found["steps"], found["steps_of_an_epoch"]) == (300, 10, 19)
+    (held,) = found["training_mib_by_10_steps"]
+    assert 100 < found["before_mib"] <= found["building_peak_mib"]
+    assert held <= found["training_peak_mib"] < 4000 and found["building_seconds"] > 0
+
+
+def test_the_peak_is_the_most_that_was_held():
+    with memory_stays_flat.Peak() as peak:
+        before, held = memory_stays_flat.anonymous_mib(), torch.ones(64 << 18)      # 64 MiB
+        time.sleep(4 * memory_stays_flat.SECONDS)
+        del held
+    assert 60 < peak.mib - before < 80
+
+
+def test_memory_as_kept_hardly_grows_with_the_pairs():
+    kept = json.loads((ROOT / "benchmarks/results/memory_stays_flat.json").read_text())
+    few, many = kept["sizes"]
+    assert (few["pairs"], many["pairs"]) == (10_000, 1_000_000)
+    for part in ("training", "building"):
+        ratio = many[f"{part}_peak_mib"] / few[f"{part}_peak_mib"]
+        assert ratio == pytest.approx(kept[f"{part}_peak_ratio"]) and ratio <= 1.15
+    for size in kept["sizes"]:
+        held = size["training_mib_by_10_steps"]
+        assert size["steps"] == 60 and max(held) / min(held) <= 1.1
 
 
 def test_a_genre_left_out_is_not_trained_on(monkeypatch):

@@ -238,6 +238,38 @@ def test_buckets_pad_much_less_than_a_shuffle():
     assert shuffled > 1.4 * sum(lengths)
 
 
+def as_lists(lengths: list[int], batch_size: int, seed: int, bucket: int, epoch: int
+             ) -> list[list[int]]:
+    """The batches of an epoch as they were made before, all of them at once."""
+    rng = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    order = torch.randperm(len(lengths), generator=rng).tolist()
+    size = batch_size * bucket
+    batches = []
+    for start in range(0, len(order), size):
+        rows = order[start:start + size]
+        if bucket > 1:
+            rows.sort(key=lambda i: lengths[i])
+        batches += [rows[i:i + batch_size] for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
+
+
+@pytest.mark.parametrize(("count", "batch_size", "bucket"), [
+    (1, 16, 50), (17, 16, 1), (1000, 16, 4), (999, 7, 50), (2000, 16, 50), (5, 1, 2),
+    (0, 4, 1)])
+@pytest.mark.parametrize(("seed", "epoch"), [(12, 0), (3, 2)])
+def test_the_batches_are_those_that_all_trainings_before_had(count, batch_size, bucket, seed,
+                                                             epoch):
+    lengths = real_ish_lengths(count)
+    expected = as_lists(lengths, batch_size, seed, bucket, epoch)
+    for given in (lengths, np.array(lengths, np.int32)):
+        sampler = LengthBucketedBatches(given, batch_size, seed, bucket)
+        sampler.set_epoch(epoch)
+        assert list(sampler) == expected
+        sampler.set_epoch(epoch, skip=3)
+        assert list(sampler) == expected[3:]
+        assert all(type(row) is int for rows in sampler for row in rows)
+
+
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"batch_size": -1},
                                  {"batch_size": 4, "bucket": 0}], ids=str)
 def test_sizes_below_one_are_refused(bad):

@@ -277,7 +277,9 @@ def test_a_strangers_file_gets_through_with_what_the_messages_ask_for(watched, t
                 "--scale", "0", "4"]
     faulty = start(command, watched[0])
     assert faulty.returncode == 1 and "line 15, column" in faulty.stderr
-    assert "Traceback" not in unnamed.stderr + faulty.stderr
+    notebooks = start(["connection_utils.series", "run", *command[1:3]], watched[0])
+    assert notebooks.returncode == 1 and "finetune (--columns" in notebooks.stderr
+    assert "Traceback" not in unnamed.stderr + faulty.stderr + notebooks.stderr
     done = start([*command, "--drop-bad-rows"], watched[0])
     assert done.returncode == 0, done.stderr
     assert "of 60 rows dropped" in done.stdout and "bad_rows" in done.stdout

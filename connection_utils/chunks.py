@@ -1,0 +1,249 @@
+"""Any file of pairs some thousand rows at a time, each row with the line where it begins."""
+
+import csv
+import io
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, lookup
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from connection_utils.columns import NAMES, NUMBER, plain_name
+from connection_utils.faults import ConnectionDataError, Fault
+from connection_utils.tables import MAX_KEYS, STS_COLUMNS
+from connection_utils.texts import (
+    ENCODING_EXAMPLE,
+    MAX_ROW_LINES,
+    SEPARATORS,
+    Row,
+    decode,
+    fault_of,
+    filled,
+    find_separator,
+    first_line,
+    is_json_object,
+    json_rows,
+    plain_rows,
+    quoted_rows,
+    tab_rows,
+)
+from connection_utils.workspace import shown
+
+CHUNK = 4096                 # rows at a time
+HEAD = 1 << 20               # what tells a text's encoding, separator and quotes
+LONGEST = 1 << 24            # characters of a line
+
+Chunk = tuple[pd.DataFrame, list[Fault]]     # cells by column, index: the line; broken rows
+_Checked = Iterator[tuple[int, list | None, tuple[str, str] | None]]  # line, cells or a fault
+
+
+class Chunks(NamedTuple):
+    """What stands in a file of pairs, as `tables.Table` tells it, but for its cells."""
+    header: list[str]
+    read: Callable[[dict[str, int]], Iterator[Chunk]]    # by column: its place in the header
+    told: list[str]
+    header_line: int = 0
+    unit: str = "line"
+    encoding: str | None = None
+    headerless: bool = False
+
+
+def read_chunks(path: Path, file: BinaryIO, encoding: str | None = None,
+                names: Collection[str] = ()) -> Chunks:
+    """The rows of a CSV, TSV, JSON Lines or Parquet file, `CHUNK` of them in memory.
+
+    `file` is `path`, open; `encoding` and `names` are as in `tables.read_table`, and so are
+    the cells, lines and faults. What that finds by looking at the whole text, this one finds
+    in its first megabyte. ConnectionDataError, here or later, if the file cannot be read.
+    """
+    name, suffix, head = shown(path), path.suffix.lower(), file.read(HEAD)
+    if head.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")) or head and suffix in (
+            ".xlsx", ".xlsm", ".xls"):
+        raise ConnectionDataError(f"{name}: an Excel file, which holds a million rows at most. "
+                                  "They fit into memory: use read_connections.")
+    if head.startswith(b"PAR1"):
+        return _parquet(name, file)
+    if head and suffix == ".parquet":
+        raise ConnectionDataError(f"{name}: not the content of a .parquet file. Save it as one.")
+    sample = head[:2] if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else head
+    if len(sample) == HEAD:              # no character cut in two
+        sample = sample[:sample.rfind(b"\n") + 1] or sample
+    # if it is stated: does Python know it?
+    _, encoding, told = decode(name, sample if encoding is None else bytes(4), encoding)
+    open_lines = partial(_lines, name, file, encoding, "")
+    text = _beginning(open_lines(""))
+    first = first_line(text)
+    if first.startswith("sep=") and len(first) == 5:     # a line for Excel alone
+        open_lines = partial(_lines, name, file, encoding, first)
+        text = text.replace(first, "", 1)
+        first = first_line(text)
+    if not first:
+        raise ConnectionDataError(f"{name}: the file is empty; expected pairs.")
+    end = "\n" if "\n" in text else "\r"
+    plain = partial(_rows, open_lines(end), lambda text: plain_rows(text + end))
+    if first.count("\t") >= 6 and NUMBER.fullmatch(first.split("\t")[4].strip()):
+        return Chunks(STS_COLUMNS, partial(_in_chunks, _sts(plain())), told,
+                      encoding=encoding, headerless=True)
+    if suffix in (".jsonl", ".ndjson", ".json") or is_json_object(first):
+        rows = _rows(open_lines("\n"), partial(json_rows, encoding=encoding))
+        header, rows = _json(name, rows)
+        return Chunks(header, partial(_in_chunks, rows), told)
+    known = {plain_name(each) for each in (*sum(NAMES.values(), ()), *names)}
+    separator = find_separator(first, known)
+    if separator != ("," if suffix == ".csv" else "\t"):
+        told.append(f"fields are separated by {SEPARATORS[separator]}s")
+    quoted = separator != "\t" or tab_rows(text, told)[1]
+    rows = plain() if not quoted else _rows(
+        open_lines(""), partial(quoted_rows, separator=separator), MAX_ROW_LINES)
+    line, header = _header(name, rows)
+    rows = _separated(rows, line, len(header), f"with a {SEPARATORS[separator]} needs double "
+                      "quotes" if quoted else "can hold no tab")
+    return Chunks(header, partial(_in_chunks, rows), told, line, encoding=encoding)
+
+
+def _in_chunks(rows: _Checked, places: dict[str, int]) -> Iterator[Chunk]:
+    while chunk := list(islice(rows, CHUNK)):
+        good = {line: cells for line, cells, fault in chunk if not fault}
+        yield (pd.DataFrame({name: [cells[place] for cells in good.values()]
+                             for name, place in places.items()}, list(good), dtype=object),
+               [(line, "", *fault) for line, _, fault in chunk if fault])
+
+
+# Lines and rows of text
+
+def _lines(name: str, file: BinaryIO, encoding: str, out: str, end: str) -> Iterator[str]:
+    """The lines of a text, the first `out` left out; `end` as open() takes it for newline."""
+    file.seek(0)
+    wide = lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    text = io.TextIOWrapper(file, encoding, "strict" if wide else "surrogateescape", end)
+    try:
+        line = text.readline(LONGEST).removeprefix("\ufeff")
+        while line:
+            if len(line) == LONGEST:
+                raise ConnectionDataError(f"{name}: a line of {LONGEST:,} characters or more; "
+                                          "expected pairs of texts.")
+            if out and out in line:
+                line, out = line.replace(out, "", 1), ""
+            yield line
+            line = text.readline(LONGEST)
+    except UnicodeError as error:
+        raise ConnectionDataError(f"{name}: cannot be decoded as {encoding} ({error}); "
+                                  f"{ENCODING_EXAMPLE}.") from None
+    finally:
+        with suppress(ValueError):       # the file is closed: nobody reads on
+            text.detach()                # else it would be closed here
+
+
+def _beginning(lines: Iterator[str]) -> str:
+    """The text's first lines, some `HEAD` characters."""
+    kept, size = [], 0
+    while size < HEAD and (line := next(lines, "")):
+        kept.append(line)
+        size += len(line)
+    lines.close()
+    return "".join(kept)
+
+
+def _rows(lines: Iterator[str], parse: Callable[[str], Iterable[tuple]], span: int = 0
+          ) -> Iterator[tuple]:
+    """What `parse` makes of all lines, some at a time: tuples that begin with a row's line.
+
+    It decides on a row by the `span` lines after its first: the last ones wait for more.
+    """
+    before, waiting, more = 0, [], True
+    while more:
+        block = waiting + list(islice(lines, CHUNK))
+        more = len(block) == len(waiting) + CHUNK
+        sure, taken = len(block) - span * more, len(block)
+        for line, *row in parse("".join(block)):
+            if line > sure:
+                taken = line - 1
+                break
+            yield before + line, *row
+        before, waiting = before + taken, block[taken:]
+
+
+def _sts(rows: Iterable[tuple[int, list[str]]]) -> _Checked:
+    width = len(STS_COLUMNS)
+    for line, row in rows:
+        yield line, row, None if len(row) >= width else (
+            f"{len(row)} tab-separated fields",
+            f"at least {width} ({', '.join(STS_COLUMNS)})")
+
+
+def _json(name: str, rows: Iterator[tuple]) -> tuple[list[str], _Checked]:
+    """The keys of the first rows, and all rows."""
+    first = list(islice(rows, CHUNK))
+    header = list(dict.fromkeys(key for _, row, fault in first if not fault for key in row))
+    if len(header) > MAX_KEYS:
+        raise ConnectionDataError(f"{name}: {len(header)} different keys in {len(first)} "
+                                  "lines; expected the same few in each.")
+    return header, ((line, None if fault else list(map(row.get, header)), fault)
+                    for line, row, fault in chain(first, rows))
+
+
+def _header(name: str, rows: Iterator[tuple[int, Row]]) -> tuple[int, list[str]]:
+    """The names of the columns, and their line; the rows go on behind it."""
+    for line, row in rows:
+        if isinstance(row, csv.Error):
+            found, expected = fault_of(row)
+            raise ConnectionDataError(f"{name}, line {line}: found {found}, expected the names "
+                                      f"of the columns, {expected}.")
+        if "\0" in "".join(row):
+            raise ConnectionDataError(f"{name}, line {line}: found NUL bytes, expected names of "
+                                      "columns. If the file is UTF-16 without a mark at its "
+                                      "beginning, state encoding='utf-16-le'.")
+        if filled(row):
+            return line, row
+    return 1, []
+
+
+def _separated(rows: Iterable[tuple[int, Row]], header_line: int, width: int, advice: str
+               ) -> _Checked:
+    for line, row in rows:
+        if isinstance(row, csv.Error):
+            yield line, None, fault_of(row)
+        elif len(row) == width and filled(row):
+            yield line, row, None
+        elif filled(row):
+            yield line, None, (f"{len(row)} fields",
+                               f"{width} as in line {header_line}; a text {advice}")
+
+
+# Parquet
+
+def _parquet(name: str, file: BinaryIO) -> Chunks:
+    try:
+        parquet = pq.ParquetFile(file, buffer_size=HEAD)     # not a whole row group at once
+    except Exception as error:           # a damaged file makes it raise anything
+        raise _unreadable(name, error) from None
+    header = parquet.schema_arrow.names
+
+    def read(places: dict[str, int]) -> Iterator[Chunk]:
+        begin = 1
+        try:
+            for batch in parquet.iter_batches(CHUNK, columns=[header[place]
+                                                              for place in places.values()]):
+                batch.validate(full=True)                    # damaged texts, too
+                cells = pa.Table.from_batches([batch]).to_pandas(
+                    types_mapper=pd.ArrowDtype, ignore_metadata=True)
+                cells = pd.DataFrame({column: cells[header[place]].astype(object)
+                                      for column, place in places.items()})
+                yield cells.set_axis(range(begin, begin + len(batch))), []
+                begin += len(batch)
+        except Exception as error:
+            raise _unreadable(name, error) from None
+
+    return Chunks(header, read, [], unit="row")
+
+
+def _unreadable(name: str, error: Exception) -> ConnectionDataError:
+    return ConnectionDataError(
+        f"{name}: cannot be read as Parquet ({type(error).__name__}: {str(error)[:200]}). Save "
+        "texts as strings and scores as numbers, or all as CSV in UTF-8.")
