@@ -6,8 +6,9 @@ For each size a file of short made-up texts is written under runs/. A process of
 the default model, opens the file (the cache is built), trains 60 steps of 16 pairs, in buckets
 by length, and is then stopped. Every 50 ms its anonymous memory is looked at: what the process
 itself holds. Pages of the cache that are mapped from the disk do not count; the system takes
-them back when memory is short. How many steps follow makes no difference: what is held after
-every tenth step is kept, too. The result goes to benchmarks/results/ as JSON.
+them back when memory is short. How many steps follow makes no difference: what is held grows
+over the first ones, until the longest batches have come, and then stays; what it is after every
+tenth step is kept, too. The result goes to benchmarks/results/ as JSON.
 """
 
 import argparse
@@ -136,12 +137,13 @@ def main() -> None:
         shutil.rmtree(folder)
     first, last = sizes[0], sizes[-1]
     keep(chosen.output or RESULTS / "memory_stays_flat.json",
-         f"memory_stays_flat.py --sizes {' '.join(map(str, chosen.sizes))}",
+         f"memory_stays_flat.py --sizes {' '.join(map(str, chosen.sizes))} "
+         f"--steps {chosen.steps}",
          sizes=sizes, versions={name: version(name) for name in (
              "datasets", "pyarrow", "tokenizers", "pandas")},
-         note="RssAnon of one process. It does not depend on how many steps follow: see "
-              "training_mib_by_10_steps. building_peak_mib includes before_mib, the model and "
-              "the libraries.",
+         note="RssAnon of one process. It grows over the first steps, until the longest "
+              "batches have come, and not with those that follow: see training_mib_by_10_steps. "
+              "building_peak_mib includes before_mib, the model and the libraries.",
          **{f"{part}_peak_ratio": last[f"{part}_peak_mib"] / first[f"{part}_peak_mib"]
             for part in ("training", "building")})
 

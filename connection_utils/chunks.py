@@ -220,7 +220,8 @@ def _separated(rows: Iterable[tuple[int, Row]], header_line: int, width: int, ad
 
 def _parquet(name: str, file: BinaryIO) -> Chunks:
     try:
-        parquet = pq.ParquetFile(file, buffer_size=HEAD)     # not a whole row group at once
+        # a row group is not read at once; threads would hold more the larger it is
+        parquet = pq.ParquetFile(file, buffer_size=HEAD, pre_buffer=False)
     except Exception as error:           # a damaged file makes it raise anything
         raise _unreadable(name, error) from None
     header = parquet.schema_arrow.names
@@ -228,8 +229,8 @@ def _parquet(name: str, file: BinaryIO) -> Chunks:
     def read(places: dict[str, int]) -> Iterator[Chunk]:
         begin = 1
         try:
-            for batch in parquet.iter_batches(CHUNK, columns=[header[place]
-                                                              for place in places.values()]):
+            wanted = [header[place] for place in places.values()]
+            for batch in parquet.iter_batches(CHUNK, columns=wanted, use_threads=False):
                 batch.validate(full=True)                    # damaged texts, too
                 cells = pa.Table.from_batches([batch]).to_pandas(
                     types_mapper=pd.ArrowDtype, ignore_metadata=True)

@@ -162,7 +162,8 @@ class TrainingPanel:
                        f"in {shown(self.folder)}.")
         except Exception as error:             # whatever it is, the reader gets a sentence
             self.error = error
-            ours = isinstance(error, ValueError | FloatingPointError | MemoryError)
+            ours = str(error) and isinstance(
+                error, ValueError | FloatingPointError | MemoryError)
             self._tell(f"{error}" if ours else f"{type(error).__name__}: {error}", bad=True)
             if self.history is not history:
                 self.add_run(history, settings, f"failed at step {len(history.step_losses)}")
