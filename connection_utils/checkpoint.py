@@ -19,7 +19,7 @@ import torch
 
 from connection_utils.averaging import AveragedWeights
 from connection_utils.bert import ConnectionBert
-from connection_utils.config import deciding
+from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.files import clear_leftovers, sha256_of, write_whole
 from connection_utils.history import History
@@ -77,9 +77,8 @@ _PLAIN = ("evaluations", "step_losses", "pairs", "seconds")
 class Checkpoints:
     """The folder of one run's checkpoints; the newest two are kept.
 
-    `run` tells what decides the run (see `run_identity`): a checkpoint of another one is
-    never taken. ValueError if `folder` holds one and `resume` is True, FileExistsError if it
-    holds any and `resume` is False, as their work would be lost.
+    `run` tells what decides the run (see `run_identity`). FileExistsError if `folder` holds
+    checkpoints and `resume` is False, as their work would be lost.
     """
 
     def __init__(self, folder: str | Path, run: dict[str, str], resume: bool,
@@ -93,7 +92,10 @@ class Checkpoints:
                 "(--resume) goes on from it; to begin anew, remove the folder.")
 
     def restore(self, state: TrainingState) -> None:
-        """Put the newest whole checkpoint into `state`; leave it as it is if there is none."""
+        """Put the newest whole checkpoint into `state`; leave it as it is if there is none.
+
+        ValueError if it is one of another run, or asks for more than a checkpoint holds.
+        """
         for path in reversed(_paths(self.folder)) if self._resume else ():
             if sha256_of(path)[:16] != _NAME.fullmatch(path.name)[2]:
                 self._tell(f"{shown(path)} is damaged: its content has not the hash that its "
@@ -139,7 +141,7 @@ class Checkpoints:
 
 
 def run_identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
-                 config) -> dict[str, str]:
+                 config: TrainingConfig) -> dict[str, str]:
     """What decides a run, in words and hashes; `model` holds the weights it starts from."""
     weights = hashlib.sha256()
     for tensor in model.state_dict().values():

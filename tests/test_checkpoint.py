@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -321,7 +320,11 @@ def half_a_record(path, *_, **__):
         path.write_bytes(b'{"base_mod')
         die()
 
-POINTS = {
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+WHEN_SAVED = {"full": lambda: before(bert, "write_vocab_txt", 1, full)}
+POINTS = WHEN_SAVED | {
     "checkpoint, half written": lambda: before(torch, "save", 3, half),
     "checkpoint, written, not in place": lambda: before(checkpoint, "sha256_of", 3),
     "checkpoint, in place, old ones not removed": lambda: before(checkpoint, "_paths", 4),
@@ -431,6 +434,15 @@ def test_killed_inside_a_write_it_ends_with_the_same_bits(process, unkilled, tmp
     assert_it_goes_on(process, folder, expected)
 
 
+def test_a_disk_that_is_full_when_the_model_is_saved_costs_nothing(process, unkilled, tmp_path):
+    folder = tmp_path / "run"
+    assert process(folder, "full")[:2] == [False, 1]
+    said = (tmp_path / "log").read_text()
+    assert f"could not be saved to {folder}: [Errno 28] No space left on device" in said
+    assert "run the same command with --resume" in said and not folder.exists()
+    assert_it_goes_on(process, folder, unkilled[0])
+
+
 def test_a_finished_run_is_not_trained_again(process, unkilled, tmp_path):
     folder = tmp_path / "run"
     process(folder)
@@ -438,4 +450,3 @@ def test_a_finished_run_is_not_trained_again(process, unkilled, tmp_path):
     assert process(folder, None, None, "--resume")[:2] == [False, 0]
     assert "nothing to do" in (tmp_path / "log").read_text()
     assert what_stands(folder) == before == unkilled[0]
-    assert Path(folder / "model.safetensors").exists()

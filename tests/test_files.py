@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from connection_utils.files import sha256_of, write_folder_whole, write_whole
+from connection_utils.files import (
+    clear_leftovers,
+    put_back,
+    sha256_of,
+    write_folder_whole,
+    write_whole,
+)
 
 KILLED_IN_THE_BLOCK = """
 import os, signal, sys
@@ -220,3 +226,27 @@ def test_what_a_file_manager_left_does_not_stand_in_the_way(tmp_path):
     with write_folder_whole(folder, ()) as scratch:
         (scratch / "a.txt").write_text("new")
     assert names(folder) == ["a.txt"]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_stood_there_before_a_kill_between_two_renames_is_put_back(tmp_path, replaced):
+    """The old folder comes back if nothing is in its place, and goes if the new one is."""
+    old = tmp_path / ".[run].abc.old"                # a name that glob would read otherwise
+    old.mkdir()
+    (old / "a.txt").write_text("old")
+    if replaced:
+        (tmp_path / "[run]").mkdir()
+        (tmp_path / "[run]" / "a.txt").write_text("new")
+    put_back(tmp_path / "[run]")
+    assert names(tmp_path) == ["[run]"]
+    assert (tmp_path / "[run]" / "a.txt").read_text() == ("new" if replaced else "old")
+
+
+def test_leftovers_of_a_killed_writer_are_cleared_and_nothing_else(tmp_path):
+    for kind in ("file", "folder"):
+        assert killed_in_the_block(tmp_path / "run", kind) == -signal.SIGKILL
+    (tmp_path / "run").mkdir()
+    (tmp_path / ".runner.abc.partial").touch()       # of another target
+    assert len(names(tmp_path)) == 4
+    clear_leftovers(tmp_path / "run")
+    assert names(tmp_path) == [".runner.abc.partial", "run"]
