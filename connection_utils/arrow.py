@@ -24,6 +24,7 @@ from connection_utils.columns import (
     COLUMNS,
     EXAMPLE,
     TEXTS,
+    as_the_file_says,
     check_cells,
     check_columns,
     check_scale,
@@ -204,7 +205,8 @@ def _build(path: Path, folder: Path, encode: Callable[[list[str]], list[list[int
             for cells, broken in chunks.read({column: places[column] for column in wanted
                                               if column in places}):
                 good, found = check_cells(cells, scale, chunks.encoding)
-                found = sorted(found + broken, key=lambda fault: fault[0])
+                found = sorted(as_the_file_says(found, chunks.header, places) + broken,
+                               key=lambda fault: fault[0])
                 kept, count = kept + len(good), count + len(cells) + len(broken)
                 bad += len({line for line, *_ in found})
                 faults += found[:MOST - len(faults)]

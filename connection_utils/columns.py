@@ -109,6 +109,13 @@ def choose_columns(header: Sequence[str], given: Mapping[str, str]
     return places, guessed, faults
 
 
+def as_the_file_says(faults: Sequence[Fault], header: Sequence[str],
+                     places: Mapping[str, int]) -> list[Fault]:
+    """The same faults, each column by the file's own name for it, where a reader looks."""
+    theirs = {ours: header[place].strip() for ours, place in places.items()}
+    return [(line, theirs.get(ours, ours), *rest) for line, ours, *rest in faults]
+
+
 # What their cells may hold
 
 def check_cells(cells: pd.DataFrame, scale: tuple[float, float] | None = (0, 1),

@@ -11,6 +11,7 @@ from connection_utils.columns import (
     BENCHMARKS,
     COLUMNS,
     EXAMPLE,
+    as_the_file_says,
     benchmark_of,
     check_cells,
     check_columns,
@@ -128,7 +129,8 @@ def _rankable(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataF
 class _File(NamedTuple):
     path: Path
     table: Table
-    cells: pd.DataFrame              # of the wanted columns, as far as they were found
+    places: dict[str, int]           # of the wanted columns, as far as they were found
+    cells: pd.DataFrame              # of these
     faults: list[Fault]              # of whole columns
     benchmark: str | None
     scale: tuple[float, float] | None            # where the format tells it
@@ -151,7 +153,7 @@ def _read(paths: list[Path], columns: Mapping[str, str] | None,
     found, fault = find_scale(pd.concat([file.cells["score"] for file in asked])
                               ) if asked else (None, [])
     for file in asked:
-        file.faults.extend(fault)
+        file.faults.extend(as_the_file_says(fault, file.table.header, file.places))
     judged = [_judge(file, stated or file.scale or found, tell) for file in files]
     _refuse(files, judged, on_bad_rows)
     tables = []
@@ -188,7 +190,7 @@ def _open(path: Path, given: Mapping[str, str], encoding: str | None, tell: Tell
     except Exception as error:       # Parquet has types that no Python object can hold
         raise ConnectionDataError(f"{shown(path)}: cannot be read ({error}). Save texts as "
                                   "strings and scores as numbers.") from None
-    return _File(path, table, cells, [(table.header_line, *fault) for fault in faults],
+    return _File(path, table, places, cells, [(table.header_line, *fault) for fault in faults],
                  benchmark, (0, 5) if table.headerless else
                  BENCHMARKS[benchmark][-1] if benchmark else None)
 
@@ -211,6 +213,7 @@ def _judge(file: _File, scale: tuple[float, float] | None, tell: Tell
                              f"{unit} {other} has the same with {show(scores[other])}")
                        for line, other, agrees in repeats.itertuples()]
             good = good.drop(index=repeats.index)
+    faults = as_the_file_says(faults, file.table.header, file.places)
     return good, sorted(faults, key=lambda fault: fault[0])
 
 

@@ -344,6 +344,7 @@ def test_a_checkpoint_made_with_one_goes_on_with_the_other(both, tiny_folder, pa
 # Faults
 
 BAD = {
+    "other_names.csv": "Text_A, text_b ,label\nthe cat,a dog,2\n,a mat,0.5\n",
     "cells.csv": "score,sentence1,sentence2\n0.1,the cat,a dog\n\n2,the mat,a dog\n"
                  "0.3,,a man\n0.4,7,two\nhigh,the man,\"a\n\nwoman\"\n0.5,one,two,three\n,,\n"
                  "0.7,music,a\" mat\n0.8,\"park,the dog\n0.9,a cat,the mat\n"

@@ -581,3 +581,16 @@ def test_a_chunk_of_rows_is_checked_alone_with_its_own_lines():
     assert good.index.tolist() == [100, 105]
     assert good["score"].tolist() == [0.5, 0.5]
     assert faults == [(101, "sentence1", "''", "a text")]
+
+
+def test_a_fault_names_the_column_as_the_file_does(refused):
+    """That is where a reader will look; what is not in the file has only our name."""
+    columns = {"sentence1": "question", "sentence2": "known_issue", "score": "grade"}
+    message = refused("question, known_issue ,grade\n,a dog,9\nthe cat,7,high\n", "a.csv",
+                      columns=columns, scale=(0, 4))
+    for said in ("line 2, column question: found ''", "line 2, column grade: found '9'",
+                 "line 3, column known_issue: found '7'", "line 3, column grade: found 'high'"):
+        assert said in message
+    assert "sentence1" not in message and "score" not in message
+    assert "column quality: found scores from 6 to 10" in refused(
+        "text1,text2,quality\nthe cat,a dog,6\na mat,a man,10\n", "a.csv")

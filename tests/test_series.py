@@ -276,7 +276,7 @@ def test_a_strangers_file_gets_through_with_what_the_messages_ask_for(watched, t
     command += ["--columns", "sentence1=question", "sentence2=known_issue", "score=connection",
                 "--scale", "0", "4"]
     faulty = start(command, watched[0])
-    assert faulty.returncode == 1 and "line 15, column" in faulty.stderr
+    assert faulty.returncode == 1 and "line 15, column question" in faulty.stderr
     notebooks = start(["connection_utils.series", "run", *command[1:3]], watched[0])
     assert notebooks.returncode == 1 and "finetune (--columns" in notebooks.stderr
     assert "Traceback" not in unnamed.stderr + faulty.stderr + notebooks.stderr
