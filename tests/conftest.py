@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -106,3 +106,12 @@ def make_pairs() -> Callable[..., pd.DataFrame]:
         })
 
     return make
+
+
+@pytest.fixture(scope="module")
+def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder for all cases that Hypothesis draws; what is set aside lands below it."""
+    folder = tmp_path_factory.mktemp("drawn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("connection_utils.faults.runs_folder", lambda: folder / "runs")
+        yield folder

@@ -50,15 +50,6 @@ def tiny_template_tokenizer(make_tiny_folder):
     return load_tokenizer(make_tiny_folder())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """One folder for all drawn cases; what is set aside lands below it."""
-    folder = tmp_path_factory.mktemp("drawn")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("connection_utils.faults.runs_folder", lambda: folder / "runs")
-        yield folder
-
-
 @pytest.fixture
 def opened(tokenizer, tmp_path, monkeypatch):
     """Opens a file three rows at a time, with a cache of the test's own: (pairs, told)."""
@@ -226,10 +217,10 @@ CELLS = ["a", "the cat", '"', ' "x"', '"a ""b"""', '"l\nm"', "0.5", "1", "0", "5
     st.sampled_from(CELLS), max_size=4), max_size=8), st.sampled_from(",;\t"),
     st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["utf-8", "utf-16", "cp949"]),
     st.sampled_from([1, 2, 5, 50]))
-def test_whatever_stands_in_a_file_is_told_as_in_memory(tiny_template_tokenizer, folder, rows,
-                                                        separator, end, encoding, size):
+def test_whatever_stands_in_a_file_is_told_as_in_memory(
+        tiny_template_tokenizer, drawn_folder, rows, separator, end, encoding, size):
     """All but pairs that stand there twice."""
-    path = folder / f"pairs.{'tsv' if separator == chr(9) else 'csv'}"
+    path = drawn_folder / f"pairs.{'tsv' if separator == chr(9) else 'csv'}"
     lines = [separator.join(row) for row in (["sentence1", "sentence2", "score"], *rows)]
     path.write_bytes(end.join(lines).encode(encoding, "replace"))
 
@@ -243,11 +234,13 @@ def test_whatever_stands_in_a_file_is_told_as_in_memory(tiny_template_tokenizer,
         patch.setattr(chunks, "CHUNK", size)
         patch.setattr(reading, "find_repeats", lambda good: good.head(0))
         for choice in ("error", "drop"):
-            assert outcome(lambda: open_connections(
-                path, tiny_template_tokenizer, on_bad_rows=choice, cache=folder / "cache",
-                tell=list).fingerprint()) == outcome(lambda: ConnectionDataset(
-                    read_connections(path, scale=(0, 1), on_bad_rows=choice, tell=list),
-                    tiny_template_tokenizer).fingerprint())
+            from_disk = outcome(lambda: open_connections(
+                path, tiny_template_tokenizer, on_bad_rows=choice,
+                cache=drawn_folder / "cache", tell=list).fingerprint())
+            in_memory = outcome(lambda: ConnectionDataset(
+                read_connections(path, scale=(0, 1), on_bad_rows=choice, tell=list),
+                tiny_template_tokenizer).fingerprint())
+            assert from_disk == in_memory
 
 
 def test_what_is_decided_in_the_beginning_holds_for_all(tmp_path, tokenizer, opened,

@@ -32,15 +32,6 @@ def cases(count: int) -> settings:
                                            HealthCheck.filter_too_much])
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """One folder for all cases; what is set aside lands below it."""
-    folder = tmp_path_factory.mktemp("properties")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("connection_utils.faults.runs_folder", lambda: folder / "runs")
-        yield folder
-
-
 def outcomes(path: Path, rows: int | None = None, **options) -> pd.DataFrame | None:
     """Read `path` in both ways and check what comes; the table, if there are no bad rows.
 
@@ -97,8 +88,8 @@ PIECES = ["sentence1", "sentence2", "score", "text_a", "question1", "label", ","
 @cases(400)
 @given(mark=st.sampled_from(MARKS), content=st.binary(max_size=300),
        suffix=st.sampled_from(SUFFIXES))
-def test_arbitrary_bytes(folder, mark, content, suffix):
-    path = folder / f"bytes{suffix}"
+def test_arbitrary_bytes(drawn_folder, mark, content, suffix):
+    path = drawn_folder / f"bytes{suffix}"
     path.write_bytes(mark + content)
     outcomes(path)
 
@@ -108,8 +99,8 @@ def test_arbitrary_bytes(folder, mark, content, suffix):
                          st.lists(st.sampled_from(PIECES), max_size=60).map("".join)),
        suffix=st.sampled_from(SUFFIXES),
        encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp949"]))
-def test_arbitrary_text(folder, content, suffix, encoding):
-    path = folder / f"text{suffix}"
+def test_arbitrary_text(drawn_folder, content, suffix, encoding):
+    path = drawn_folder / f"text{suffix}"
     path.write_bytes(content.encode(encoding, "replace"))
     outcomes(path)
     outcomes(path, encoding=encoding)
@@ -149,8 +140,8 @@ def assert_comes_back(table: pd.DataFrame, path: Path, **options) -> None:
        suffix=st.sampled_from([".csv", ".tsv", ".txt"]),
        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
        encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-def test_a_quoted_table_comes_back(folder, table, separator, suffix, quoting, encoding):
-    path = folder / f"quoted{suffix}"
+def test_a_quoted_table_comes_back(drawn_folder, table, separator, suffix, quoting, encoding):
+    path = drawn_folder / f"quoted{suffix}"
     with open(path, "w", encoding=encoding, newline="") as file:
         writer = csv.writer(file, delimiter=separator, quoting=quoting)
         writer.writerows([HEADER, *table.itertuples(index=False)])
@@ -160,8 +151,8 @@ def test_a_quoted_table_comes_back(folder, table, separator, suffix, quoting, en
 @cases(100)
 @given(table=tables(good_texts(KOREAN).map(lambda text: "가" + text.translate(
     str.maketrans("ßéа힣中", "가나다라마")))), separator=st.sampled_from(",;"))
-def test_a_korean_table_of_excel_comes_back(folder, table, separator):
-    path = folder / "korean.csv"
+def test_a_korean_table_of_excel_comes_back(drawn_folder, table, separator):
+    path = drawn_folder / "korean.csv"
     with open(path, "w", encoding="cp949", newline="") as file:
         writer = csv.writer(file, delimiter=separator)
         writer.writerows([HEADER, *table.itertuples(index=False)])
@@ -172,8 +163,8 @@ def test_a_korean_table_of_excel_comes_back(folder, table, separator):
 @cases(100)
 @given(table=tables(good_texts(ONE_LINE).filter(lambda text: not text.startswith('"'))),
        end=st.sampled_from(["\n", "\r\n"]))
-def test_an_unquoted_tab_separated_table_comes_back(folder, table, end):
-    path = folder / "plain.tsv"
+def test_an_unquoted_tab_separated_table_comes_back(drawn_folder, table, end):
+    path = drawn_folder / "plain.tsv"
     rows = [HEADER, *table.astype({"score": object}).itertuples(index=False)]
     path.write_bytes("".join("\t".join(map(str, row)) + end for row in rows).encode())
     assert_comes_back(table, path)
@@ -182,8 +173,8 @@ def test_an_unquoted_tab_separated_table_comes_back(folder, table, end):
 @cases(150)
 @given(table=tables(good_texts(NASTY)), ascii_only=st.booleans(),
        encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-def test_json_lines_come_back(folder, table, ascii_only, encoding):
-    path = folder / "rows.jsonl"
+def test_json_lines_come_back(drawn_folder, table, ascii_only, encoding):
+    path = drawn_folder / "rows.jsonl"
     path.write_bytes("".join(json.dumps(row, ensure_ascii=ascii_only) + "\n"
                              for row in table.to_dict("records")).encode(encoding))
     assert_comes_back(table, path)
@@ -191,9 +182,9 @@ def test_json_lines_come_back(folder, table, ascii_only, encoding):
 
 @cases(100)
 @given(table=tables(good_texts(NASTY)), compression=st.sampled_from(["snappy", "gzip", "none"]))
-def test_parquet_comes_back(folder, table, compression):
-    table.to_parquet(folder / "rows.parquet", compression=compression)
-    assert_comes_back(table, folder / "rows.parquet")
+def test_parquet_comes_back(drawn_folder, table, compression):
+    table.to_parquet(drawn_folder / "rows.parquet", compression=compression)
+    assert_comes_back(table, drawn_folder / "rows.parquet")
 
 
 def write_excel(path: Path, rows: list[list]) -> None:
@@ -206,9 +197,9 @@ def write_excel(path: Path, rows: list[list]) -> None:
 
 @cases(50)
 @given(table=tables(good_texts(XML)).map(lambda table: table.round({"score": 6})))
-def test_excel_comes_back(folder, table):            # of a score, openpyxl writes 16 digits
-    write_excel(folder / "rows.xlsx", [HEADER, *table.astype(object).values.tolist()])
-    assert_comes_back(table, folder / "rows.xlsx")
+def test_excel_comes_back(drawn_folder, table):      # of a score, openpyxl writes 16 digits
+    write_excel(drawn_folder / "rows.xlsx", [HEADER, *table.astype(object).values.tolist()])
+    assert_comes_back(table, drawn_folder / "rows.xlsx")
 
 
 # Tables with anything in their cells: each row is in the table or set aside
@@ -233,8 +224,8 @@ def rows_of(*cells: st.SearchStrategy) -> st.SearchStrategy[list[tuple]]:
 @cases(150)
 @given(rows=rows_of(TEXT_CELLS, TEXT_CELLS, SCORE_CELLS), separator=st.sampled_from(",;\t"),
        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-def test_no_row_of_a_csv_is_lost(folder, rows, separator, quoting):
-    path = folder / "cells.csv"
+def test_no_row_of_a_csv_is_lost(drawn_folder, rows, separator, quoting):
+    path = drawn_folder / "cells.csv"
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=separator, quoting=quoting)
         writer.writerows([["id", *HEADER], *([f"row {i}", *row] for i, row in enumerate(rows))])
@@ -244,8 +235,8 @@ def test_no_row_of_a_csv_is_lost(folder, rows, separator, quoting):
 @cases(100)
 @given(rows=rows_of(JSON_CELLS, JSON_CELLS, JSON_CELLS),
        keys=st.lists(st.sampled_from([*HEADER, "id"]), min_size=1, max_size=4, unique=True))
-def test_no_row_of_json_lines_is_lost(folder, rows, keys):
-    path = folder / "cells.jsonl"
+def test_no_row_of_json_lines_is_lost(drawn_folder, rows, keys):
+    path = drawn_folder / "cells.jsonl"
     path.write_text("".join(json.dumps(
         {key: cell for key, cell in zip(HEADER, row, strict=True) if i or key in keys}) + "\n"
         for i, row in enumerate(rows)))
@@ -257,8 +248,8 @@ def test_no_row_of_json_lines_is_lost(folder, rows, keys):
     st.text(XML, max_size=5), st.none(), st.booleans(), st.integers(-9, 9), st.floats(0, 5),
     st.datetimes(datetime.datetime(1950, 1, 1), datetime.datetime(2100, 1, 1)),
     st.sampled_from(["a", "=1+1", "#N/A", "0.5", "85%"]))] * 3))
-def test_no_row_of_a_sheet_is_lost(folder, rows):
-    path = folder / "cells.xlsx"
+def test_no_row_of_a_sheet_is_lost(drawn_folder, rows):
+    path = drawn_folder / "cells.xlsx"
     write_excel(path, [["id", *HEADER], *([i, *row] for i, row in enumerate(rows))])
     outcomes(path, rows=len(rows))
 
@@ -281,16 +272,16 @@ PARQUET_COLUMNS = st.integers(1, 6).flatmap(lambda count: st.lists(st.one_of(*[
 
 @cases(100)
 @given(columns=PARQUET_COLUMNS)
-def test_no_row_of_parquet_is_lost(folder, columns):
-    path = folder / "cells.parquet"
+def test_no_row_of_parquet_is_lost(drawn_folder, columns):
+    path = drawn_folder / "cells.parquet"
     pq.write_table(pa.table(columns, names=HEADER), path)
     outcomes(path, rows=len(columns[0]))
 
 
-def test_a_decimal_is_a_score(folder):
+def test_a_decimal_is_a_score(drawn_folder):
     pq.write_table(pa.table({"sentence1": ["a"], "sentence2": ["b"],
-                             "score": [Decimal("0.25")]}), folder / "decimal.parquet")
-    assert outcomes(folder / "decimal.parquet")["score"].tolist() == [0.25]
+                             "score": [Decimal("0.25")]}), drawn_folder / "decimal.parquet")
+    assert outcomes(drawn_folder / "decimal.parquet")["score"].tolist() == [0.25]
 
 
 # Good files with some bytes changed
@@ -333,8 +324,8 @@ def changed(content: bytes, changes: list[tuple[str, float, bytes, int]]) -> byt
 
 @cases(300)
 @given(name=st.sampled_from(sorted(FILES)), changes=CHANGES)
-def test_a_good_file_with_some_bytes_changed(folder, name, changes):
-    path = folder / f"changed.{name}"
+def test_a_good_file_with_some_bytes_changed(drawn_folder, name, changes):
+    path = drawn_folder / f"changed.{name}"
     path.write_bytes(changed(FILES[name], changes))
     outcomes(path)
 
@@ -342,8 +333,8 @@ def test_a_good_file_with_some_bytes_changed(folder, name, changes):
 @cases(100)
 @given(changes=CHANGES, part=st.sampled_from(
     ["xl/worksheets/sheet1.xml", "xl/workbook.xml", "xl/sharedStrings.xml", "xl/styles.xml"]))
-def test_a_sheet_whose_parts_are_changed_inside_a_sound_zip(folder, changes, part):
-    path = folder / "inside.xlsx"
+def test_a_sheet_whose_parts_are_changed_inside_a_sound_zip(drawn_folder, changes, part):
+    path = drawn_folder / "inside.xlsx"
     with zipfile.ZipFile(io.BytesIO(FILES["xlsx"])) as old, zipfile.ZipFile(path, "w") as new:
         assume(part in old.namelist())
         for name in old.namelist():
