@@ -51,6 +51,8 @@ _HOME = {
     "read_run": "runs",
     "run_folder": "runs",
     "run_settings": "runs",
+    "ConnectionScorer": "scorer",
+    "score_file": "score",
     "TrainingPanel": "training_panel",
     "ThresholdPanel": "threshold_panel",
 }

@@ -32,7 +32,7 @@ from connection_utils.columns import (
 )
 from connection_utils.dataset import Item, draw_rows, hash_of
 from connection_utils.encoding import tokenize
-from connection_utils.faults import ConnectionDataError, Fault, report, sentence, show
+from connection_utils.faults import MOST, ConnectionDataError, Fault, report, sentence, show
 from connection_utils.files import put_back, sha256_of, write_folder_whole
 from connection_utils.tables import STS_COLUMNS
 from connection_utils.workspace import as_path, progress, runs_folder, shown
@@ -43,7 +43,6 @@ except ImportError:                  # Windows has no such locks
     fcntl = None
 
 FORMAT = 1                           # of the cache; another number makes all be built anew
-MOST = 5000                          # faults that are kept
 PAIRS, ABOUT = "pairs.arrow", "about.json"
 FEATURES = datasets.Features({name: datasets.List(datasets.Value("int32")) for name in TEXTS}
                              | {"score": datasets.Value("float64")})

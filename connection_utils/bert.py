@@ -5,6 +5,7 @@ figure 2): both sentences go through one BERT, a pooling layer makes u and v, an
 cos(u, v) is the answer.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -110,6 +111,13 @@ class ConnectionBert(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.bert.device
+
+    def fingerprint(self) -> str:
+        """16 digits of a hash of all weights."""
+        weights = hashlib.sha256()
+        for tensor in self.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return weights.hexdigest()[:16]
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids (n, tokens) and their mask -> sentence embeddings (n, hidden)."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from connection_utils import processes
 from connection_utils.averaging import AveragedWeights
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
@@ -42,7 +43,7 @@ class TrainingState:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, object]:
-        """All of it as tensors and plain values, the random state included."""
+        """All of it as tensors and plain values, each process's random state included."""
         known = vars(self.history)
         cosines = self.history.dev_cosines
         return {
@@ -51,13 +52,11 @@ class TrainingState:
             "best_weights": self.best_weights,
             "history": {name: known[name] for name in _PLAIN},
             "dev_cosines": None if cosines is None else torch.from_numpy(cosines),
-            "random": torch.get_rng_state(),
-            "cuda_random": (torch.cuda.get_rng_state(self.model.device)
-                            if self.model.device.type == "cuda" else None),
+            "random": processes.from_each(_random_state(self.model.device)),
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Become what `state_dict` told, the process's random state included."""
+        """Become what `state_dict` told; the random state, too, if as many processes did."""
         for name in ("model", "optimizer", "schedule", "averaged"):
             getattr(self, name).load_state_dict(state[name])
         self.best_weights = {name: tensor.to(self.model.device)
@@ -66,9 +65,16 @@ class TrainingState:
             setattr(self.history, name, state["history"][name])
         if state["dev_cosines"] is not None:
             self.history.dev_cosines = state["dev_cosines"].numpy()
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"] is not None and self.model.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"], self.model.device)
+        if len(state["random"]) == processes.count():
+            on_cpu, on_gpu = state["random"][processes.rank()]
+            torch.set_rng_state(on_cpu)
+            if on_gpu is not None and self.model.device.type == "cuda":
+                torch.cuda.set_rng_state(on_gpu, self.model.device)
+
+
+def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.get_rng_state(), (torch.cuda.get_rng_state(device) if device.type == "cuda"
+                                   else None)
 
 
 _PLAIN = ("evaluations", "step_losses", "pairs", "seconds")
@@ -85,8 +91,11 @@ class Checkpoints:
                  tell: Callable[[str], None] = print) -> None:
         self.folder, self._run, self._tell = as_path(folder), run, tell
         self._resume = resume
+        processes.from_main(self._clear_or_refuse)
+
+    def _clear_or_refuse(self) -> None:
         _clear(self.folder)
-        if not resume and (found := _paths(self.folder)):
+        if not self._resume and (found := _paths(self.folder)):
             raise FileExistsError(
                 f"{shown(found[-1])} is left of a training that did not end. resume=True "
                 "(--resume) goes on from it; to begin anew, remove the folder.")
@@ -94,9 +103,22 @@ class Checkpoints:
     def restore(self, state: TrainingState) -> None:
         """Put the newest whole checkpoint into `state`; leave it as it is if there is none.
 
-        ValueError if it is one of another run, or asks for more than a checkpoint holds.
+        The main process reads it, and hands it to the others. ValueError if it is one of
+        another run, or asks for more than a checkpoint holds.
         """
-        for path in reversed(_paths(self.folder)) if self._resume else ():
+        kept, where = processes.from_main(self._newest) if self._resume else (None, None)
+        if kept is None:
+            return
+        state.load_state_dict(kept)
+        before, now = len(kept["random"]), processes.count()
+        self._tell(f"going on after step {len(state.history.step_losses)} ({where})" + (
+            f"; it was written by {before} process{'es' * (before > 1)} and now there "
+            f"{'are' if now > 1 else 'is'} {now}, so dropout draws other numbers"
+            if before != now else ""))
+
+    def _newest(self) -> tuple[dict[str, object] | None, str]:
+        """What the newest whole checkpoint holds, and where it lies."""
+        for path in reversed(_paths(self.folder)):
             if sha256_of(path)[:16] != _NAME.fullmatch(path.name)[2]:
                 self._tell(f"{shown(path)} is damaged: its content has not the hash that its "
                            "name tells. The one before it is taken, if there is one.")
@@ -113,28 +135,29 @@ class Checkpoints:
                     + "; ".join(f"{name} ({kept['run'][name]}, now {self._run[name]})"
                                 for name in other)
                     + ". Choose another folder, or the same settings and data.")
-            state.load_state_dict(kept)
-            self._tell(f"going on after step {len(state.history.step_losses)} "
-                       f"({shown(path)})")
-            return
+            return kept, shown(path)
+        return None, ""
 
     def write(self, state: TrainingState) -> None:
-        """Write `state` whole, then remove all but the newest `KEPT`.
+        """Write `state` whole, then remove all but the newest `KEPT`; the main process does.
 
         A full disk does not end the training: it is told, and what was there stays.
         """
+        kept = {"run": self._run, **state.state_dict()}      # all processes come to that
+        if not processes.is_main():
+            return
         step = len(state.history.step_losses)
         new = self.folder / NEW
         try:
             with write_whole(new) as scratch, open(scratch, "wb") as file:
-                torch.save({"run": self._run, **state.state_dict()}, file)
+                torch.save(kept, file)
             os.replace(new, self.folder / f"step-{step:08d}-{sha256_of(new)[:16]}.pt")
         except (OSError, RuntimeError) as error:     # torch turns some OSErrors into the other
-            kept = _paths(self.folder)
+            good = _paths(self.folder)
             self._tell(
                 f"step {step}: no checkpoint could be written to {shown(self.folder)} "
                 f"({_reason(error)}). The training goes on; free some space. "
-                + (f"The last good one is {kept[-1].name}." if kept else "There is none yet."))
+                + (f"The last good one is {good[-1].name}." if good else "There is none yet."))
             return
         for path in _paths(self.folder)[:-KEPT]:
             path.unlink()
@@ -143,14 +166,11 @@ class Checkpoints:
 def run_identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
                  config: TrainingConfig) -> dict[str, str]:
     """What decides a run, in words and hashes; `model` holds the weights it starts from."""
-    weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     rows = pd.util.hash_pandas_object(dev[["sentence1", "sentence2", "score"]], index=False)
     return {
         **{name: str(value) for name, value in deciding(config).items()},
         "pooling": model.pooling,
-        "starting weights": weights.hexdigest()[:16],
+        "starting weights": model.fingerprint(),
         "training pairs": train_set.fingerprint(),
         "dev pairs": hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16],
     }

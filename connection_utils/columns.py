@@ -75,6 +75,14 @@ def check_columns(columns: object) -> dict[str, str]:
     return given
 
 
+def stated_columns(said: Sequence[str]) -> dict[str, str]:
+    """`columns` as a command line states them, ``sentence1=question``; ValueError if not so."""
+    odd = [each for each in said if "=" not in each]
+    if odd:
+        raise ValueError(f"--columns {odd[0]}: expected OURS=THEIRS, as sentence1=question")
+    return dict(each.split("=", 1) for each in said)
+
+
 def choose_columns(header: Sequence[str], given: Mapping[str, str]
                    ) -> tuple[dict[str, int], dict[str, str], list[tuple[str, str, str]]]:
     """Where the columns of a pair stand in `header`: as `given`, or by a known name.

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import BertTokenizer
 
+from connection_utils import processes
 from connection_utils.encoding import pad_batch, tokenize
 
 Item = dict[str, list[int] | float]
@@ -142,16 +143,49 @@ class LengthBucketedBatches(Sampler[list[int]]):
             yield order[i * self.batch_size:(i + 1) * self.batch_size].tolist()
 
 
+class ShareOfBatches(Sampler[list[int]]):
+    """What one of several processes takes of the same `batches`: each pair goes to one of them.
+
+    Of every `at_once` rows of a batch, process `rank` of `count` takes each `count`-th. A
+    batch's last rows may be fewer than the processes: then some take none of them.
+    """
+
+    def __init__(self, batches: LengthBucketedBatches, at_once: int, rank: int, count: int
+                 ) -> None:
+        if at_once < count:
+            raise ValueError(f"batch_size is {at_once}, for {count} processes; expected a pair "
+                             "for each of them or more. It is that of all of them together.")
+        self.batches, self.at_once, self.rank, self.count = batches, at_once, rank, count
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """As in `LengthBucketedBatches`."""
+        self.batches.set_epoch(epoch, skip)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self.batches:
+            yield [row for start in range(0, len(rows), self.at_once)
+                   for row in rows[start:start + self.at_once][self.rank::self.count]]
+
+
 def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,
-                      pin_memory: bool = False, bucket: int = 1) -> DataLoader:
+                      pin_memory: bool = False, bucket: int = 1,
+                      at_once: int | None = None) -> DataLoader:
     """A DataLoader of shuffled batches; its ``batch_sampler`` is a LengthBucketedBatches.
 
     `bucket` is that sampler's: 1 only shuffles, 50 saves most of the padding. ConnectionBert
-    computes little of the padding anyway, so it pays for long texts of unlike lengths.
+    computes little of the padding anyway, so it pays for long texts of unlike lengths. With
+    several processes each gets its share, of `at_once` pairs (None: the batch) at a time.
     """
+    batches: Sampler = LengthBucketedBatches(dataset.lengths, batch_size, seed, bucket)
+    if processes.count() > 1:
+        batches = ShareOfBatches(batches, at_once or batch_size, processes.rank(),
+                                 processes.count())
     return DataLoader(
         dataset,
-        batch_sampler=LengthBucketedBatches(dataset.lengths, batch_size, seed, bucket),
+        batch_sampler=batches,
         collate_fn=partial(collate_connections, pad_token_id=dataset.pad_token_id),
         pin_memory=pin_memory,
     )

@@ -32,6 +32,9 @@ def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
 
     Both are (n, tokens) int64, tokens being the longest of these sequences and no more.
     """
+    if not sequences:
+        return {name: torch.zeros(0, 0, dtype=torch.long)
+                for name in ("input_ids", "attention_mask")}
     ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
     return {
         "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),

@@ -16,6 +16,7 @@ from connection_utils.files import write_whole
 from connection_utils.workspace import runs_folder
 
 LISTED = 50                  # faults in one message
+MOST = 5000                  # faults that are kept of a file that is read in chunks
 Fault = tuple[int, str, str, str]
 
 _SHORT = reprlib.Repr()

@@ -12,16 +12,26 @@ the history and the scores. sentence-transformers loads it, too.
 With --checkpoint-every a run that was killed loses little: the same command with --resume
 goes on from the last checkpoint, and ends with the same weights. The checkpoints lie in
 OUTPUT-checkpoints and are removed when the model is saved.
+
+Several processes, one for each GPU or each machine, train the same model with
+
+    torchrun --nproc-per-node 2 -m connection_utils.finetune ...
+
+--batch-size is then that of all of them together, so the result is that of one process,
+but for dropout and rounding. Notebook 09 tells when it is worth it.
 """
 
 import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
+from connection_utils import processes
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import POOLINGS, ConnectionBert
 from connection_utils.checkpoint import remove_checkpoints
+from connection_utils.columns import stated_columns
 from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import bootstrap_interval, spearman
@@ -103,11 +113,83 @@ def _recipe() -> argparse.ArgumentParser:
     return option
 
 
-def _columns(said: list[str]) -> dict[str, str]:
-    odd = [each for each in said if "=" not in each]
-    if odd:
-        raise ValueError(f"--columns {odd[0]}: expected OURS=THEIRS, as sentence1=question")
-    return dict(each.split("=", 1) for each in said)
+def main(arguments: list[str] | None = None) -> None:
+    """Run the whole job; see ``--help``."""
+    recipe = _recipe().parse_known_args(arguments)[0].recipe
+    options = parser(RECIPES[recipe]).parse_args(arguments)
+    with processes.joined():
+        _main(options)
+
+
+def _main(options: argparse.Namespace) -> None:
+    try:
+        config = TrainingConfig(**{f.name: getattr(options, f.name)
+                                   for f in fields(TrainingConfig)})
+        reading = {"columns": stated_columns(options.columns), "scale": options.scale,
+                   "on_bad_rows": "drop" if options.drop_bad_rows else None}
+        reading = {name: said for name, said in reading.items() if said}
+        splits = processes.in_all(
+            lambda: read_splits(options.data, config.seed, tell=_say, **reading))
+        model = processes.in_all(lambda: ConnectionBert.from_local(
+            options.model, options.pooling, options.max_length, options.device))
+        settings = run_settings(options.model, options.data, options.pooling,
+                                options.max_length, config) | reading
+        output = Path(options.output or run_folder(settings))
+        checkpoints = output.with_name(f"{output.name}-checkpoints")
+        done = processes.from_main(lambda: _done(output, checkpoints, config.resume, settings))
+    except ConnectionDataError as error:
+        _stop(f"{error}\nHere these are --columns, --scale and --drop-bad-rows; see --help.")
+    except (ValueError, FileExistsError) as error:     # a folder or an option is wrong
+        _stop(f"{error}")
+    if done:
+        _say(f"{shown(output)} holds the model that these settings make: nothing to do")
+        return
+    test = splits["test"]
+    _say(f"model   {shown(options.model)} on {model.device}"
+         + f", in each of {processes.count()} processes" * (processes.count() > 1))
+    _say("pairs   " + ", ".join(f"{name} {len(pairs):,}" for name, pairs in splits.items()))
+    before = processes.divided(model.similarity, test["sentence1"], test["sentence2"])
+    _say(f"before  test Spearman {100 * spearman(test['score'], before):.2f}")
+
+    train_set = ConnectionDataset(splits["train"], model.tokenizer, model.max_length)
+    try:
+        history = train(model, train_set, splits["dev"], config, on_evaluation=lambda r: _say(
+            f"epoch {r['epoch']:.2f}  loss {r['loss']:.4f}  dev Spearman "
+            f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s"),
+            checkpoints=checkpoints if config.checkpoint_every or config.resume else None)
+    except MemoryError as error:                       # of this process, perhaps of no other
+        sys.exit(f"{error}")
+    except (FloatingPointError, ValueError, FileExistsError) as error:
+        _stop(f"{error}")
+    except KeyboardInterrupt:                          # what it means has been told
+        sys.exit(130)
+
+    after = processes.divided(model.similarity, test["sentence1"], test["sentence2"])
+    low, high = bootstrap_interval(test["score"], after)
+    facts = {"pairs": {name: len(pairs) for name, pairs in splits.items()},
+             "test_spearman_before": spearman(test["score"], before),
+             "test_spearman_after": spearman(test["score"], after),
+             "test_spearman_interval": [low, high]}
+    try:
+        processes.from_main(lambda: save_run(output, model, history, settings, **facts))
+    except OSError as error:
+        kept = (f"The checkpoints in {shown(checkpoints)} are still there: mend that, and run "
+                "the same command with --resume." if checkpoints.exists() else
+                "Mend that and train again; with --checkpoint-every less would be lost.")
+        _stop(f"The model could not be saved to {shown(output)}: {error}. {kept}")
+    processes.from_main(lambda: remove_checkpoints(checkpoints))
+    _say(f"after   test Spearman {100 * facts['test_spearman_after']:.2f} "
+         f"(95 % interval {100 * low:.2f} to {100 * high:.2f})")
+    _say(f"saved   {shown(output)}")
+
+
+def _done(output: Path, checkpoints: Path, resume: bool, settings: dict) -> bool:
+    """Whether the model is there already; FileExistsError if it must not be written."""
+    ConnectionBert.check_output(output)
+    if resume and not checkpoints.exists() and _finished(output, settings):
+        return True
+    clear_leftovers(output)
+    return False
 
 
 def _finished(output: Path, settings: dict) -> bool:
@@ -117,66 +199,15 @@ def _finished(output: Path, settings: dict) -> bool:
         return False
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the whole job; see ``--help``."""
-    recipe = _recipe().parse_known_args(arguments)[0].recipe
-    options = parser(RECIPES[recipe]).parse_args(arguments)
-    try:
-        config = TrainingConfig(**{f.name: getattr(options, f.name)
-                                   for f in fields(TrainingConfig)})
-        reading = {"columns": _columns(options.columns), "scale": options.scale,
-                   "on_bad_rows": "drop" if options.drop_bad_rows else None}
-        reading = {name: said for name, said in reading.items() if said}
-        splits = read_splits(options.data, config.seed, **reading)
-        model = ConnectionBert.from_local(options.model, options.pooling, options.max_length,
-                                          options.device)
-        settings = run_settings(options.model, options.data, options.pooling,
-                                options.max_length, config) | reading
-        output = Path(options.output or run_folder(settings))
-        ConnectionBert.check_output(output)
-    except ConnectionDataError as error:
-        sys.exit(f"{error}\nHere these are --columns, --scale and --drop-bad-rows; see --help.")
-    except (ValueError, FileExistsError) as error:     # a folder or an option is wrong
-        sys.exit(f"{error}")
-    checkpoints = output.with_name(f"{output.name}-checkpoints")
-    if config.resume and not checkpoints.exists() and _finished(output, settings):
-        print(f"{shown(output)} holds the model that these settings make: nothing to do")
-        return
-    clear_leftovers(output)
-    test = splits["test"]
-    print(f"model   {shown(options.model)} on {model.device}")
-    print("pairs   " + ", ".join(f"{name} {len(pairs):,}" for name, pairs in splits.items()))
-    before = model.similarity(test["sentence1"], test["sentence2"])
-    print(f"before  test Spearman {100 * spearman(test['score'], before):.2f}", flush=True)
+def _say(line: str) -> None:
+    """One process speaks for all."""
+    if processes.is_main():
+        print(line, flush=True)
 
-    train_set = ConnectionDataset(splits["train"], model.tokenizer, model.max_length)
-    try:
-        history = train(model, train_set, splits["dev"], config, on_evaluation=lambda r: print(
-            f"epoch {r['epoch']:.2f}  loss {r['loss']:.4f}  dev Spearman "
-            f"{100 * r['dev_spearman']:.2f}  {r['pairs_per_s']:.0f} pairs/s", flush=True),
-            checkpoints=checkpoints if config.checkpoint_every or config.resume else None)
-    except (FloatingPointError, ValueError, MemoryError, FileExistsError) as error:
-        sys.exit(f"{error}")
-    except KeyboardInterrupt:                          # what it means has been told
-        sys.exit(130)
 
-    after = model.similarity(test["sentence1"], test["sentence2"])
-    low, high = bootstrap_interval(test["score"], after)
-    try:
-        save_run(output, model, history, settings,
-                 pairs={name: len(pairs) for name, pairs in splits.items()},
-                 test_spearman_before=spearman(test["score"], before),
-                 test_spearman_after=spearman(test["score"], after),
-                 test_spearman_interval=[low, high])
-    except OSError as error:
-        kept = (f"The checkpoints in {shown(checkpoints)} are still there: mend that, and run "
-                "the same command with --resume." if checkpoints.exists() else
-                "Mend that and train again; with --checkpoint-every less would be lost.")
-        sys.exit(f"The model could not be saved to {shown(output)}: {error}. {kept}")
-    remove_checkpoints(checkpoints)
-    print(f"after   test Spearman {100 * spearman(test['score'], after):.2f} "
-          f"(95 % interval {100 * low:.2f} to {100 * high:.2f})")
-    print(f"saved   {shown(output)}")
+def _stop(message: str) -> NoReturn:
+    """End all processes for a reason that all of them know."""
+    sys.exit(message if processes.is_main() else 1)
 
 
 if __name__ == "__main__":

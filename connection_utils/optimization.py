@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
+from connection_utils import processes
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 
@@ -55,9 +56,11 @@ def one_gradient_table(words: nn.Embedding) -> Iterator[None]:
     Autograd asks the system for a table of zeros at every step, though a batch has a few
     hundred of its 30,522 words. Here it hands over the rows of these words, and they are
     added, in the order in which autograd adds them, so that the bits are the same. On a
-    GPU there is nothing to gain: torch keeps the memory there.
+    GPU there is nothing to gain: torch keeps the memory there. With several processes,
+    DistributedDataParallel keeps the gradients in memory of its own.
     """
-    if words.weight.device.type != "cpu" or not words.weight.requires_grad:
+    if (words.weight.device.type != "cpu" or not words.weight.requires_grad
+            or processes.count() > 1):
         yield
         return
     table = torch.zeros_like(words.weight)

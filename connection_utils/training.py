@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from connection_utils import processes
 from connection_utils.averaging import AveragedWeights
 from connection_utils.bert import ConnectionBert
 from connection_utils.checkpoint import Checkpoints, TrainingState, run_identity
@@ -25,10 +26,20 @@ from connection_utils.optimization import (
     freeze,
     one_gradient_table,
 )
-from connection_utils.trouble import Watch, how_to_go_on, interrupt_sets, memory_told
+from connection_utils.trouble import (
+    Watch,
+    give_memory_back,
+    how_to_go_on,
+    interrupt_sets,
+    memory_told,
+)
 from connection_utils.workspace import progress
 
+TRIM_EVERY = 50                    # steps
 _TRAINING = threading.Lock()       # dropout draws from the process's one random state
+# what a process sends through the model when a batch has no pair left for it: an empty text
+NO_PAIR = {"input_ids": torch.zeros(2, 1, dtype=torch.long),
+           "attention_mask": torch.ones(2, 1, dtype=torch.long), "score": torch.zeros(0)}
 
 
 def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
@@ -50,6 +61,10 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
     bit-equal weights. `tell` gets a sentence when something is noticed that advice can help:
     collapse, a dev score that only falls, a full disk.
 
+    Called in each of several processes (`joined`), all train one model: a batch is that of
+    all of them together, and its loss, dropout apart, that of one process. `tell` and
+    `on_evaluation` are called in the main one, which also writes the checkpoints.
+
     On a CPU the same seed gives bit-equal weights. On CUDA the forward pass runs in bfloat16
     where the GPU has it. The model comes back in evaluation mode. Raises FloatingPointError
     if the loss stops being a number, ConstantPredictionError if a dev evaluation finds all
@@ -63,14 +78,19 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
         raise RuntimeError("another training is running in this process: wait until it has "
                            "ended, or press Stop in its panel")
     cuda = [model.device] if model.device.type == "cuda" else []
+    if not processes.is_main():
+        tell, on_evaluation = _silent, None
     try:
         train_set = train_set.sample(config.train_share, config.seed)
-        keeper = None if checkpoints is None else Checkpoints(
-            checkpoints, run_identity(model, train_set, dev, config), config.resume, tell)
+        keeper = None
+        if checkpoints is not None or processes.count() > 1:
+            run = run_identity(model, train_set, dev, config)
+            processes.must_agree(run)
+            keeper = checkpoints and Checkpoints(checkpoints, run, config.resume, tell)
         freeze(model, config.freeze_embeddings, config.frozen_layers)
         with (torch.random.fork_rng(devices=cuda),
               one_gradient_table(model.bert.embeddings.word_embeddings)):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.seed + processes.rank())    # each its own dropout
             return _train(model, train_set, dev, config, on_evaluation, on_step,
                           stop or threading.Event(), keeper, tell)
     finally:
@@ -83,7 +103,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
            stop: threading.Event, keeper: Checkpoints | None, tell: Callable) -> History:
     loader = connection_loader(
         train_set, config.batch_size * config.gradient_accumulation_steps, config.seed,
-        model.device.type == "cuda", config.bucket)
+        model.device.type == "cuda", config.bucket, config.batch_size)
+    network = processes.sharing(model)
     history = History(config, steps=config.epochs * len(loader))
     optimizer = build_optimizer(model, config)
     state = TrainingState(
@@ -114,7 +135,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
         for step in bar:
             started = time.perf_counter()
             batch = next(batches)
-            loss = training_step(model, batch, LOSSES[config.loss], optimizer, state.schedule,
+            loss = training_step(network, batch, LOSSES[config.loss], optimizer, state.schedule,
                                  config.max_grad_norm, config.batch_size)
             state.averaged.update(step)
             history.seconds += time.perf_counter() - started
@@ -122,11 +143,13 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                 raise FloatingPointError(
                     f"step {step}: the loss is {loss}. The training has diverged: lower "
                     f"learning_rate (it is {config.learning_rate:g}).")
+            if step % TRIM_EVERY == 0:
+                give_memory_back()
             history.step_losses.append(loss)
-            history.pairs += len(batch["score"])
+            history.pairs += processes.total(len(batch["score"]))
             if on_step is not None:
                 on_step(history)
-            stopping = stop.is_set()
+            stopping = bool(processes.largest(stop.is_set()))
             if step in evaluate_at:
                 evaluate(step)
             if keeper and (stopping or config.checkpoint_every
@@ -152,21 +175,35 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
     `at_once` pairs at a time go through the model, all if None, and their gradients are
     added up: the same step for less memory, where the loss is a mean over pairs. A loss
     that compares pairs (CoSENT, ranking) compares those that go through together.
+
+    With several processes `batch` is this one's share, and `at_once` that of all of them.
     """
-    device, pairs, loss_sum = model.device, len(batch["score"]), 0.0
-    for part in split_batch(batch, at_once or pairs):
+    device, loss_sum, count = model.device, 0.0, processes.count()
+    pairs = processes.total(len(batch["score"]))
+    most = -(-(at_once or pairs) // count)           # of one process, at once
+    here = len(range(processes.rank(), at_once or pairs, count))
+    parts = list(split_batch(batch, here)) if len(batch["score"]) else []
+    parts += [NO_PAIR] * (processes.largest(len(parts)) - len(parts))    # none waits in vain
+    for left, part in zip(reversed(range(len(parts))), parts):
         part = {name: tensor.to(device, non_blocking=device.type == "cuda")
                 for name, tensor in part.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device)):
-            u, v = model(part["input_ids"], part["attention_mask"], return_embeddings=True)
-        loss = loss_function(u, v, part["score"]) * (len(part["score"]) / pairs)
-        loss.backward()
+        n = len(part["score"])
+        with processes.not_yet(model) if left else nullcontext():
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device)):
+                u, v = model(part["input_ids"], part["attention_mask"], return_embeddings=True)
+            u, v, score = processes.gather_pairs(u[:n], v[:n], part["score"], most)
+            loss = loss_function(u, v, score) * (len(score) / pairs)
+            (loss * count).backward()                    # DDP takes the mean, not the sum
         loss_sum += loss.item()
     nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
     return loss_sum
+
+
+def _silent(*_: object) -> None:
+    pass
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -190,7 +227,8 @@ def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch:
               watch: Watch) -> dict[str, float]:
     """Append a record to `history` and return it."""
     first, second = unpaired_texts(dev)            # no text in them that is not encoded anyway
-    cosines = model.similarity([*dev["sentence1"], *first], [*dev["sentence2"], *second])
+    cosines = processes.divided(model.similarity, [*dev["sentence1"], *first],
+                      [*dev["sentence2"], *second])
     history.dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]
     since = history.evaluations[-1]["step"] if history.evaluations else 0
     losses = history.step_losses[since:]

@@ -1,0 +1,109 @@
+"""What do two processes bring on one CPU? The same training by one and by two, in turn.
+
+    python benchmarks/processes_share_the_work.py --steps 60 --turns 3
+
+Each measurement is a torchrun of its own: one process with one thread, one with two threads,
+two with one thread each, all on the STS benchmark's training pairs, 16 pairs a step, once as
+they are and once with frozen embeddings, whose gradients then need not be sent. The first ten
+steps are not counted. The result goes to benchmarks/results/ as JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from statistics import median
+
+from measuring import RESULTS, keep, parser
+
+from connection_utils import (
+    ConnectionBert,
+    ConnectionDataset,
+    TrainingConfig,
+    processes,
+    read_splits,
+    train,
+)
+from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
+from connection_utils.workspace import ROOT
+
+BATCH_SIZE = 16
+WARM = 10                    # steps that are not counted
+WAYS = ((1, 1), (1, 2), (2, 1))      # processes, threads of each
+
+
+def measure(steps: int, freeze: bool) -> dict[str, float]:
+    """Pairs a second of the steps after the first ones, and the numbers that are sent."""
+    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
+    splits = read_splits(ROOT / DEFAULT_DATA)
+    stop, times = threading.Event(), []
+
+    def look(history) -> None:
+        times.append(time.perf_counter())
+        if len(times) == WARM + steps:
+            stop.set()
+
+    train(model, ConnectionDataset(splits["train"], model.tokenizer), splits["dev"].head(50),
+          TrainingConfig(epochs=1, batch_size=BATCH_SIZE, evaluations_per_epoch=1,
+                         freeze_embeddings=freeze), on_step=look, stop=stop)
+    return {"pairs_per_s": BATCH_SIZE * steps / (times[-1] - times[WARM - 1]),
+            "gradient_mib": sum(4 * p.numel() for p in model.parameters()
+                                if p.requires_grad) / 2**20}
+
+
+def started(count: int, threads: int, steps: int, freeze: bool) -> dict[str, float]:
+    """`measure` by `count` processes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+         str(count), __file__, "--one", "--steps", str(steps), *["--freeze"] * freeze],
+        capture_output=True, text=True,
+        env=os.environ | {"CONNECTION_CHECK": "1", "OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measure, keep, print."""
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=60)
+    options.add_argument("--turns", type=int, default=3)
+    options.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options.add_argument("--freeze", action="store_true", help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.one:
+        with processes.joined():
+            found = measure(chosen.steps, chosen.freeze)
+            if processes.is_main():
+                print(json.dumps(found), flush=True)
+        return
+    measured = []
+    for turn in range(chosen.turns):
+        for freeze in (False, True):
+            for count, threads in WAYS:
+                measured.append({"turn": turn, "freeze_embeddings": freeze, "processes": count,
+                                 "threads": threads,
+                                 **started(count, threads, chosen.steps, freeze)})
+                print(measured[-1], flush=True)
+
+    def ratios(freeze: bool, one: int) -> list[float]:
+        """Two processes to one with `one` threads, a ratio a turn."""
+        speed = {(m["turn"], m["processes"], m["threads"]): m["pairs_per_s"]
+                 for m in measured if m["freeze_embeddings"] == freeze}
+        return [speed[turn, 2, 1] / speed[turn, 1, one] for turn in range(chosen.turns)]
+
+    found = {f"two_processes_to_{threads}_thread{'s' * (threads > 1)}{'_frozen' * freeze}":
+             {"turns": ratios(freeze, threads), "median": median(ratios(freeze, threads))}
+             for freeze in (False, True) for threads in (1, 2)}
+    for name, ratio in found.items():
+        print(f"{name}: {ratio['median']:.2f}")
+    keep(chosen.output or RESULTS / "processes_share_the_work.json",
+         f"processes_share_the_work.py --steps {chosen.steps} --turns {chosen.turns}",
+         measured=measured, ratios=found)
+
+
+if __name__ == "__main__":
+    main()

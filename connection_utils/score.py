@@ -1,0 +1,161 @@
+"""Score a file of pairs of any size with a local model, from a command line.
+
+    python -m connection_utils.score pairs.csv scored.csv --model runs/my_model
+
+PAIRS is CSV, TSV, JSON Lines or Parquet. OUT, CSV or Parquet by its name, has the same
+rows in the same order, with all their columns and one more, the cosine. Some thousand rows
+are in memory at a time. All rows are looked at first, and what is wrong with them is told
+before an hour is spent on them.
+
+What is done lies in parts beside OUT until all is. After a kill the same command goes on
+with the next part, and OUT comes into being at the end, whole. Parts of other pairs, of
+another model or of other options are never taken.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from glob import escape
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from connection_utils.assets import DEFAULT_MODEL
+from connection_utils.chunks import CHUNK
+from connection_utils.columns import TEXTS, stated_columns
+from connection_utils.faults import ConnectionDataError, show
+from connection_utils.files import clear_leftovers, sha256_of, write_whole
+from connection_utils.row_source import Part, RowSource
+from connection_utils.scorer import ConnectionScorer
+from connection_utils.workspace import as_path, progress, shown
+
+FORMAT = 1                           # of the parts; another number makes all be scored anew
+WRITERS = {".csv": pyarrow.csv.CSVWriter, ".parquet": pq.ParquetWriter}
+
+Tell = Callable[[str], object]
+
+
+def score_file(pairs: str | Path, out: str | Path, scorer: ConnectionScorer,
+               columns: Mapping[str, str] | None = None, encoding: str | None = None,
+               keep_bad_rows: bool = False, tell: Tell = print) -> int:
+    """Write `pairs` with their cosines to `out`; returns how many rows it has.
+
+    `columns` says what the file calls ``sentence1`` and ``sentence2``, `encoding` is that of
+    a text file; `tell` gets a line for all that was guessed or found. ConnectionDataError
+    lists all bad rows (a text is missing, or is none; the row cannot be read); with
+    `keep_bad_rows` they stay in their place, with an empty cosine. FileExistsError if `out`
+    is there, ValueError if it is neither .csv nor .parquet.
+    """
+    pairs, out = as_path(pairs), as_path(out)
+    if out.suffix.lower() not in WRITERS:
+        raise ValueError(f"{out.name}: expected a name that ends in {' or '.join(WRITERS)}")
+    if out.exists():
+        raise FileExistsError(f"{shown(out)} is there already. Remove it, or choose another "
+                              "name.")
+    clear_leftovers(out)
+    source = RowSource(pairs, dict(columns or {}), encoding, tell)
+    count = source.look(keep_bad_rows)
+    schema = _schema_with(scorer.into, source, out)
+    said = json.dumps([FORMAT, CHUNK, sha256_of(pairs), source.places, encoding, scorer.into,
+                       scorer.identity()])
+    key = hashlib.sha256(said.encode()).hexdigest()[:16]
+    parts = out.with_name(f".{out.name}-{key}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    paths, seen, scored = [], 0, 0
+    with progress(None, total=count, desc="scoring", unit="pair") as bar:
+        for number, part in enumerate(source):
+            paths.append(parts / f"{number:08d}.parquet")
+            if not paths[-1].exists():
+                if seen and not scored:
+                    tell(f"going on after {seen:,} of {count:,} rows")
+                scored += len(part.lines)
+                _score_part(part, scorer, schema, paths[-1])
+            seen += len(part.lines)
+            bar.update(len(part.lines))
+    with write_whole(out) as scratch, WRITERS[out.suffix.lower()](scratch, schema) as writer:
+        for path in paths:
+            writer.write_table(pq.read_table(path, schema=schema))
+    for folder in out.parent.glob(f".{escape(out.name)}-*.parts"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return count
+
+
+def _schema_with(into: str, source: RowSource, out: Path) -> pa.Schema:
+    """The columns of the result; ConnectionDataError if `out` cannot hold them."""
+    if into in source.schema.names:
+        raise ConnectionDataError(f"{source.name} has a column {show(into)} already; state "
+                                  "another name for the new one (into=).")
+    schema = source.schema.append(pa.field(into, pa.float32()))
+    try:
+        with WRITERS[out.suffix.lower()](pa.BufferOutputStream(), schema) as writer:
+            writer.write_table(schema.empty_table())
+    except pa.ArrowException as error:
+        raise ConnectionDataError(f"{source.name} has columns that {out.suffix} cannot hold "
+                                  f"({error}); choose a name that ends in .parquet.") from None
+    return schema
+
+
+def _score_part(part: Part, scorer: ConnectionScorer, schema: pa.Schema, path: Path) -> None:
+    clear_leftovers(path)
+    cosines = pd.Series(scorer(part.good[[*TEXTS]].to_dict("list"))[scorer.into],
+                        part.good.index, dtype="float32").reindex(part.lines)
+    with write_whole(path) as scratch:
+        pq.write_table(part.cells.append_column(
+            schema.field(scorer.into), pa.array(cosines, from_pandas=True)), scratch)
+
+
+# The command line
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m connection_utils.score", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("pairs", metavar="PAIRS")
+    options.add_argument("out", metavar="OUT")
+    options.add_argument("--model", default=DEFAULT_MODEL, metavar="FOLDER",
+                         help="local model folder (default: %(default)s)")
+    options.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", default=[],
+                         help="what the file calls sentence1 and sentence2, as "
+                              "sentence1=question (default: common names are looked for)")
+    options.add_argument("--encoding", help="of a text file (default: found)")
+    options.add_argument("--keep-bad-rows", action="store_true",
+                         help="a row without two texts stays, with an empty cosine")
+    options.add_argument("--into", default="cosine", metavar="COLUMN",
+                         help="the new column (default: %(default)s)")
+    options.add_argument("--batch-size", type=int, default=64, metavar="TEXTS",
+                         help="texts that go through the model at once (default: %(default)s)")
+    options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Score a file; see ``--help``."""
+    options = parser().parse_args(arguments)
+    try:
+        scorer = ConnectionScorer(options.model, into=options.into,
+                                  batch_size=options.batch_size, device=options.device)
+        print(f"model   {shown(options.model)} on {scorer.model.device}", flush=True)
+        count = score_file(options.pairs, options.out, scorer, stated_columns(options.columns),
+                           options.encoding, options.keep_bad_rows)
+    except ConnectionDataError as error:
+        sys.exit(f"{error}\nHere these are --columns, --keep-bad-rows and --into; see --help.")
+    except (ValueError, FileExistsError) as error:     # a folder or an option is wrong
+        sys.exit(f"{error}")
+    except OSError as error:
+        sys.exit(f"{shown(options.out)} cannot be written: {error}. What is scored so far is "
+                 "kept: mend that, and run the same command again.")
+    except KeyboardInterrupt:
+        print("interrupted. What is scored so far is kept: the same command goes on.")
+        sys.exit(130)
+    print(f"scored  {count:,} pairs into {shown(options.out)}")
+
+
+if __name__ == "__main__":
+    main()

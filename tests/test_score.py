@@ -1,0 +1,327 @@
+"""Scoring a file of any size: every row, in order, with its cosine, and no work twice."""
+
+import csv
+import json
+import os
+import pickle
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from connection_utils import ConnectionBert, ConnectionDataError, ConnectionScorer, score_file
+from connection_utils.score import main
+from connection_utils.workspace import ROOT
+
+ROWS = 5
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five rows at a time, so that a small file has several parts."""
+    for module in ("chunks", "row_source", "score"):
+        monkeypatch.setattr(f"connection_utils.{module}.CHUNK", ROWS)
+
+
+class Counting(ConnectionScorer):
+    """Counts the pairs that it scores."""
+    scored = 0
+
+    def __call__(self, batch):
+        self.scored += len(batch["sentence1"])
+        return super().__call__(batch)
+
+
+@pytest.fixture
+def scorer(tiny_folder: Path) -> Counting:
+    return Counting(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def pairs(make_pairs: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
+    """23 pairs with a number of their own, and texts that CSV has to quote."""
+    table = make_pairs(23)
+    table.loc[3, "sentence1"] = 'he said "sit", twice'
+    table.loc[7, "sentence2"] = "one line\nanother\r\nand a third\rone"
+    table.loc[11, "sentence1"] = "=SUM(A1:A2) guitar"
+    table.insert(0, "id", [f"{row:04d}" for row in range(23)])
+    return table
+
+
+def expected(tiny_folder: Path, pairs: pd.DataFrame) -> np.ndarray:
+    return ConnectionBert.from_local(tiny_folder, device="cpu").similarity(
+        pairs["sentence1"], pairs["sentence2"])
+
+
+def silent(*_: object) -> None:
+    pass
+
+
+# What is written
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("out", ["csv", "parquet"])
+def test_every_row_in_order_with_all_its_columns(tmp_path, tiny_folder, scorer, pairs, kind, out):
+    path, result = tmp_path / f"pairs.{kind}", tmp_path / f"scored.{out}"
+    if kind == "parquet":
+        pairs.to_parquet(path, row_group_size=7)
+    elif kind == "jsonl":
+        pairs.to_json(path, orient="records", lines=True)
+    else:
+        pairs.to_csv(path, index=False, sep="," if kind == "csv" else "\t",
+                     quoting=csv.QUOTE_ALL)
+    assert score_file(path, result, scorer, tell=silent) == 23 == scorer.scored
+    found = (pd.read_parquet(result) if out == "parquet" else
+             pd.read_csv(result, dtype={"id": str}))
+    assert list(found) == [*pairs, "cosine"]
+    assert found["cosine"].to_numpy() == pytest.approx(expected(tiny_folder, pairs), abs=1e-5)
+    for column in ("id", "sentence1", "sentence2"):
+        assert found[column].tolist() == pairs[column].tolist()
+    assert found["score"].astype(float).tolist() == pairs["score"].tolist()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_parquet_keeps_its_types(tmp_path, scorer, pairs):
+    table = pa.table({
+        "when": pa.array(range(23), pa.timestamp("us", "Asia/Seoul")),
+        "tags": pa.array([[row, None] for row in range(23)], pa.list_(pa.int16())),
+        "kind": pa.array(["a", None, "b"] * 7 + ["a", "b"]).dictionary_encode(),
+        "sentence1": pairs["sentence1"].tolist(), "sentence2": pairs["sentence2"].tolist()})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    score_file(tmp_path / "pairs.parquet", tmp_path / "scored.parquet", scorer, tell=silent)
+    found = pq.read_table(tmp_path / "scored.parquet")
+    assert found.schema.field("cosine").type == pa.float32()
+    assert found.drop_columns("cosine").equals(table)
+
+
+def test_what_csv_cannot_hold_is_told_before_anything_is_scored(tmp_path, scorer, pairs):
+    pq.write_table(pa.table({"tags": [[1]] * 23, "sentence1": pairs["sentence1"].tolist(),
+                             "sentence2": pairs["sentence2"].tolist()}),
+                   tmp_path / "pairs.parquet")
+    with pytest.raises(ConnectionDataError, match="that .csv cannot hold .*ends in .parquet"):
+        score_file(tmp_path / "pairs.parquet", tmp_path / "scored.csv", scorer, tell=silent)
+    assert not scorer.scored
+
+
+def test_columns_are_guessed_and_told_or_stated(tmp_path, scorer, pairs):
+    path = tmp_path / "pairs.csv"
+    pairs.rename(columns={"sentence1": "question1", "sentence2": "question2"}).drop(
+        columns="score").to_csv(path, index=False)
+    told = []
+    score_file(path, tmp_path / "a.csv", scorer, tell=told.append)
+    assert told == [f"{path}: sentence1 is 'question1', sentence2 is 'question2' (if it is "
+                    "another, state columns=)"]
+    score_file(path, tmp_path / "b.csv", scorer, tell=silent,
+               columns={"sentence1": "question2", "sentence2": "id"}, keep_bad_rows=True)
+    assert pd.read_csv(tmp_path / "b.csv")["cosine"].isna().all()       # ids are no texts
+
+
+def test_the_benchmarks_own_file(tmp_path, scorer):
+    path = tmp_path / "sts-dev.csv"
+    path.write_text("main-news\tMSRpar\t2012\t1\t2.5\ta man plays\ttwo dogs\tx\ty\n" * 7)
+    score_file(path, tmp_path / "scored.csv", scorer, tell=silent)
+    found = pd.read_csv(tmp_path / "scored.csv")
+    assert len(found) == 7 and found["sentence2"].eq("two dogs").all()
+
+
+# Bad rows
+
+FAULTY = ('id,sentence1,sentence2\n1,a cat,a dog\n2,,a dog\n3,a cat,a dog,too many\n'
+          '4,a cat,4711\n5,caf\xe9 cat,a dog\n6,a man,a woman\n7,a dog,a cat\n')
+
+
+def test_all_bad_rows_are_told_before_anything_is_scored(tmp_path, scorer):
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(FAULTY.encode("latin-1"))
+    with pytest.raises(ConnectionDataError) as error:
+        score_file(path, tmp_path / "scored.csv", scorer, tell=silent, encoding="utf-8")
+    assert error.value.faults["line"].tolist() == [3, 4, 5, 6]
+    assert "4 faults in 4 of 7 rows" in str(error.value)
+    assert "line 4: found 4 fields, expected 3 as in line 1" in str(error.value)
+    assert not scorer.scored and [each.name for each in tmp_path.iterdir()
+                                  if "scored" in each.name] == []
+
+
+@pytest.mark.parametrize("out", ["csv", "parquet"])
+def test_bad_rows_keep_their_place(tmp_path, scorer, out):
+    path, result, told = tmp_path / "pairs.csv", tmp_path / f"scored.{out}", []
+    path.write_bytes(FAULTY.encode("latin-1"))
+    assert score_file(path, result, scorer, encoding="utf-8", keep_bad_rows=True,
+                      tell=told.append) == 7
+    found = pd.read_csv(result) if out == "csv" else pd.read_parquet(result)
+    assert found["cosine"].notna().tolist() == [True, False, False, False, False, True, True]
+    assert found["sentence1"].iloc[4] == "caf\\udce9 cat"               # told as what it was
+    assert pd.isna(found["id"].iloc[2]) and int(found["id"].iloc[6]) == 7
+    assert re.search("4 of 7 rows get no cosine; the first faults: line 3, column sentence1",
+                     told[0])
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("", "the file is empty"), ("sentence1,sentence2\n", "no row with a pair"),
+    ("sentence1,cosine\na,b\n", "expected a column sentence2"),
+    ("sentence1,sentence2,cosine\na,b,1\n", "has a column 'cosine' already"),
+    ("sentence1,sentence2,id,id\na,b,1,2\n", "2 columns are called 'id'")])
+def test_files_that_cannot_be_scored(tmp_path, scorer, content, message):
+    (tmp_path / "pairs.csv").write_text(content)
+    with pytest.raises(ConnectionDataError, match=message):
+        score_file(tmp_path / "pairs.csv", tmp_path / "out.csv", scorer, tell=silent)
+
+
+def test_nothing_is_overwritten(tmp_path, scorer, pairs):
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    with pytest.raises(FileExistsError, match="pairs.csv is there already"):
+        score_file(tmp_path / "pairs.csv", tmp_path / "pairs.csv", scorer)
+    with pytest.raises(ValueError, match="ends in .csv or .parquet"):
+        score_file(tmp_path / "pairs.csv", tmp_path / "scored.xlsx", scorer)
+
+
+# Killed, and gone on
+
+DRIVER = """
+import os, signal, sys
+from connection_utils import ConnectionScorer, chunks, row_source, score
+for module in (chunks, row_source, score):
+    module.CHUNK = 5
+class Slow(ConnectionScorer):
+    calls = 0
+    def __call__(self, batch):
+        self.calls += 1
+        if self.calls == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        print("part", flush=True)
+        return super().__call__(batch)
+score.score_file(sys.argv[1], sys.argv[2], Slow(sys.argv[3], device="cpu"))
+"""
+
+
+def drive(tmp_path: Path, folder: Path, call: int = 0) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path / "pairs.csv",
+                             tmp_path / "scored.csv", folder, str(call)],
+                            stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("part", [1, 3, 5])
+def test_after_a_kill_no_part_is_scored_twice(tmp_path, tiny_folder, scorer, pairs, part):
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    with drive(tmp_path, tiny_folder, part) as killed:
+        killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "scored.csv").exists()
+    told = []
+    assert score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", scorer,
+                      tell=told.append) == 23
+    assert scorer.scored == 23 - ROWS * (part - 1)
+    assert told == [f"going on after {ROWS * (part - 1)} of 23 rows"] * (part > 1)
+    found = pd.read_csv(tmp_path / "scored.csv")
+    assert found["cosine"].to_numpy() == pytest.approx(expected(tiny_folder, pairs), abs=1e-5)
+    whole = tmp_path / "whole.csv"
+    score_file(tmp_path / "pairs.csv", whole, scorer, tell=silent)
+    assert whole.read_bytes() == (tmp_path / "scored.csv").read_bytes()       # bit for bit
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment_it_ends_with_every_row(tmp_path, tiny_folder, scorer, make_pairs,
+                                                     seed):
+    make_pairs(100).to_csv(tmp_path / "pairs.csv", index=False)
+    whole = tmp_path / "whole.csv"
+    score_file(tmp_path / "pairs.csv", whole, scorer, tell=silent)
+    moments, killed = random.Random(seed), 0
+    for _ in range(6):
+        with drive(tmp_path, tiny_folder) as process:
+            process.stdout.readline()                    # it has begun
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        if (tmp_path / "scored.csv").exists():
+            break
+    else:
+        score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", scorer, tell=silent)
+    assert killed and (tmp_path / "scored.csv").read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(".scored*"))
+
+
+@pytest.mark.parametrize("change", ["pairs", "model", "options"])
+def test_parts_of_another_job_are_not_taken(tmp_path, tiny_folder, scorer, pairs, alter, change):
+    path, options = tmp_path / "pairs.csv", {}
+    pairs.to_csv(path, index=False)
+    with drive(tmp_path, tiny_folder, 3) as killed:
+        killed.communicate(timeout=120)
+    if change == "pairs":
+        pairs[::-1].to_csv(path, index=False)
+    elif change == "model":
+        alter.tensors(tiny_folder, lambda tensors: {name: 2 * tensor
+                                                    for name, tensor in tensors.items()})
+    else:
+        scorer.batch_size = 2
+    score_file(path, tmp_path / "scored.csv", scorer, tell=silent, **options)
+    assert scorer.scored == 23 and not list(tmp_path.glob(".scored*"))
+
+
+def test_a_full_disk_loses_nothing(tmp_path, scorer, pairs, monkeypatch, capsys, tiny_folder):
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    whole, calls = pq.write_table, []
+
+    def full(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    command = [str(tmp_path / "pairs.csv"), str(tmp_path / "scored.csv"), "--model",
+               str(tiny_folder), "--device", "cpu"]
+    with pytest.raises(SystemExit, match="No space left on device. What is scored so far is"):
+        main(command)
+    main(command)
+    said = capsys.readouterr().out
+    assert "going on after 10 of 23 rows" in said and "scored  23 pairs into" in said
+
+
+# The command, and the class
+
+def test_the_command_line_names_its_own_options(tmp_path, tiny_folder, capsys):
+    path = tmp_path / "pairs.csv"
+    path.write_text("a,b\nthe cat,the dog\n")
+    command = [str(path), str(tmp_path / "out.csv"), "--model", str(tiny_folder)]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert "expected a column sentence1" in str(end.value) and "--columns" in str(end.value)
+    main([*command, "--columns", "sentence1=a", "sentence2=b", "--into", "how_connected"])
+    assert list(pd.read_csv(tmp_path / "out.csv")) == ["a", "b", "how_connected"]
+    with pytest.raises(SystemExit, match="is there already"):
+        main([*command, "--columns", "sentence1=a", "sentence2=b"])
+    with pytest.raises(SystemExit, match="expected OURS=THEIRS"):
+        main([str(path), str(tmp_path / "b.csv"), "--model", str(tiny_folder), "--columns", "a"])
+    with pytest.raises(SystemExit, match="cannot be used as a BERT folder"):
+        main([str(path), str(tmp_path / "b.csv"), "--model", str(tmp_path)])
+
+
+def test_it_runs_as_a_program(tmp_path, tiny_folder, pairs):
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "connection_utils.score", tmp_path / "pairs.csv",
+         tmp_path / "scored.parquet", "--model", tiny_folder], capture_output=True, text=True,
+        cwd=ROOT, env=os.environ | {"CONNECTION_CHECK": "1"})
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.splitlines()[-1].startswith("scored  23 pairs into ")
+
+
+def test_a_scorer_travels_without_its_model(tiny_folder):
+    scorer = ConnectionScorer(tiny_folder, ("a", "b"), "near", device="cpu")
+    batch = {"a": np.array(["a cat", "a dog"], object), "b": ["the cat", "a man"], "n": [1, 2]}
+    here = scorer(batch)
+    assert list(here) == ["a", "b", "n", "near"] and here["near"].dtype == np.float32
+    sent = pickle.dumps(scorer)
+    assert len(sent) < 1000
+    assert pickle.loads(sent)(batch)["near"].tolist() == here["near"].tolist()
+    assert json.loads(json.dumps(scorer.identity())) == pickle.loads(sent).identity()
+    assert len(scorer({"a": [], "b": []})["near"]) == 0
