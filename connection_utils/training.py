@@ -26,16 +26,9 @@ from connection_utils.optimization import (
     freeze,
     one_gradient_table,
 )
-from connection_utils.trouble import (
-    Watch,
-    give_memory_back,
-    how_to_go_on,
-    interrupt_sets,
-    memory_told,
-)
+from connection_utils.trouble import Watch, how_to_go_on, interrupt_sets, memory_told
 from connection_utils.workspace import progress
 
-TRIM_EVERY = 50                    # steps
 _TRAINING = threading.Lock()       # dropout draws from the process's one random state
 # what a process sends through the model when a batch has no pair left for it: an empty text
 NO_PAIR = {"input_ids": torch.zeros(2, 1, dtype=torch.long),
@@ -143,8 +136,6 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                 raise FloatingPointError(
                     f"step {step}: the loss is {loss}. The training has diverged: lower "
                     f"learning_rate (it is {config.learning_rate:g}).")
-            if step % TRIM_EVERY == 0:
-                give_memory_back()
             history.step_losses.append(loss)
             history.pairs += processes.total(len(batch["score"]))
             if on_step is not None:

@@ -1,10 +1,9 @@
 """What goes wrong in a training: noticed while it runs, and told with what to do."""
 
-import ctypes
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,16 +73,6 @@ def how_to_go_on(history: History, checkpoints: Path | None) -> str:
               "checkpoint_every= in the TrainingConfig.")
     return (f"interrupted after step {step} of {history.steps}. The model holds the best weights "
             f"so far, and can be used and saved. {remedy}")
-
-
-def give_memory_back() -> None:
-    """Let the allocator return to the system what it keeps for later.
-
-    Batches of ever new shapes leave gaps: glibc's would keep 1.5 GB after 1,000 steps where
-    0.9 are in use. Other systems' allocators are left alone.
-    """
-    with suppress(OSError, AttributeError, TypeError):       # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

@@ -23,14 +23,17 @@ import cost_grows_linearly
 import draw_comparison
 import measuring
 import memory_stays_flat
+import processes_share_the_work
+import scoring_stays_flat
 import seeds
 import sweep
 import transfer
 import where_the_time_goes
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-SCRIPTS = [compare, cost_grows_linearly, draw_comparison, memory_stays_flat, seeds, sweep,
-           transfer, where_the_time_goes]
+SCRIPTS = [compare, cost_grows_linearly, draw_comparison, memory_stays_flat,
+           processes_share_the_work, scoring_stays_flat, seeds, sweep, transfer,
+           where_the_time_goes]
 
 
 def turn(ours, theirs):
@@ -222,8 +225,9 @@ def test_memory_as_kept_hardly_grows_with_the_pairs():
         ratio = many[f"{part}_peak_mib"] / few[f"{part}_peak_mib"]
         assert ratio == pytest.approx(kept[f"{part}_peak_ratio"]) and ratio <= 1.15
     for size in kept["sizes"]:
-        before, last = size["training_mib_by_10_steps"][-2:]       # it no longer grows
-        assert size["steps"] >= 60 and last / before <= 1.01
+        by_step = size["training_mib_by_10_steps"]         # it grows, and ever slower
+        third = len(by_step) // 3
+        assert size["steps"] >= 600 and by_step[-1] - by_step[-third] < by_step[third] - by_step[0]
     peaks = [f"{size['training_peak_mib']:.0f}" for size in kept["sizes"]]
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert "at {} MiB on 10,000 pairs, and at {} on 1,000,000".format(*peaks) in readme

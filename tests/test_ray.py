@@ -39,8 +39,16 @@ class Mortal(ConnectionScorer):
 @pytest.fixture(scope="module")
 def local_ray():
     """Two CPUs, no dashboard, nothing sent anywhere."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
-             object_store_memory=200 << 20)
+    for attempt in range(3):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
+                     object_store_memory=200 << 20,
+                     runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}})
+            break
+        except Exception:                # Ray gives a busy machine 30 s to start, no more
+            ray.shutdown()
+            if attempt == 2:
+                raise
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
