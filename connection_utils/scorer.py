@@ -13,8 +13,7 @@ class ConnectionScorer:
 
     It holds the model's folder and not the model, which is loaded at the first batch, where
     that is; `folder` must be there, too. `columns` are the batch's two columns of texts,
-    `into` the new one, `batch_size` the texts that go through the model at once. Ray Data
-    takes it as it is: ``map_batches(ConnectionScorer, fn_constructor_args=[folder])``.
+    `into` the new one, `batch_size` the texts that go through the model at once.
     """
 
     def __init__(self, folder: str | Path,

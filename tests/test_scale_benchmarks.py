@@ -1,0 +1,72 @@
+"""What was measured of several processes and of very many pairs, and what the README says."""
+
+import json
+import sys
+from statistics import median
+
+import pytest
+
+from connection_utils.workspace import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from processes_share_the_work import WAYS
+from processes_share_the_work import measure as train_a_little
+from scoring_stays_flat import MEET, measure, write_pairs
+
+README = " ".join((ROOT / "README.md").read_text().split())
+
+
+def kept(name: str) -> dict:
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+
+
+def test_a_file_is_scored_and_looked_at(tmp_path):
+    path = tmp_path / "pairs.csv"
+    write_pairs(path, 150, shared=True)
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    assert len(rows) == 150 < MEET and len({first for _, first, _ in rows}) == 1
+    write_pairs(path, 150, shared=False)
+    assert len({first for _, first, _ in map(lambda line: line.split(","),
+                                             path.read_text().splitlines()[1:])}) > 140
+    found = measure(path)
+    assert found["pairs"] == 150 and found["rows_in_order"]
+    assert found["pairs_per_s"] * found["seconds"] == pytest.approx(150)
+    assert 100 < found["before_mib"] <= found["peak_mib"]
+
+
+def test_memory_as_kept_grows_little_with_the_rows():
+    found = kept("scoring_stays_flat")
+    few, many = found["sizes"]
+    assert (few["pairs"], many["pairs"]) == (10_000, 1_000_000)
+    assert found["peak_ratio"] == pytest.approx(many["peak_mib"] / few["peak_mib"])
+    assert found["peak_ratio"] < 1.3
+    assert few["rows_in_order"] and many["rows_in_order"] and found["distinct"]["rows_in_order"]
+    assert (f"{few['peak_mib']:.0f} MiB on 10,000 rows and {many['peak_mib']:.0f} on 1,000,000"
+            in README)
+
+
+def test_a_little_training_is_timed(monkeypatch):
+    monkeypatch.setattr("processes_share_the_work.WARM", 1)
+    all_weights, frozen = train_a_little(2, False), train_a_little(2, True)
+    assert all_weights["pairs_per_s"] > 0
+    assert frozen["gradient_mib"] < all_weights["gradient_mib"] < 100
+
+
+def test_two_processes_as_kept():
+    found = kept("processes_share_the_work")
+    measured = found["measured"]
+    turns = {run["turn"] for run in measured}
+    assert len(measured) == len(turns) * 2 * len(WAYS) and len(turns) >= 3
+    for freeze, ending in ((False, ""), (True, "_frozen")):
+        for threads, name in ((1, "1_thread"), (2, "2_threads")):
+            def speed(turn, *way):
+                (run,) = [run["pairs_per_s"] for run in measured if (
+                    run["turn"], run["processes"], run["threads"], run["freeze_embeddings"]
+                ) == (turn, *way, freeze)]
+                return run
+            ratios = [speed(turn, 2, 1) / speed(turn, 1, threads) for turn in sorted(turns)]
+            ratio = found["ratios"][f"two_processes_to_{name}{ending}"]
+            assert ratio["turns"] == pytest.approx(ratios)
+            assert ratio["median"] == pytest.approx(median(ratios))
+    ratio = found["ratios"]["two_processes_to_2_threads"]["median"]
+    assert f"{ratio:.2f} times the pairs a second of one process with both" in README
