@@ -226,11 +226,13 @@ def test_finetune_is_the_same_command(job, tmp_path):
     assert two.returncode == 0, two.stderr
     assert "in each of 2 processes" in two.stdout
 
-    def without_speed(said: str) -> list[str]:
-        return [re.sub(r" +\d+ pairs/s", "", line) for line in said.splitlines()
-                if not line.startswith("model ")]
+    def words_and_losses(said: str) -> tuple[list[str], list[float]]:
+        said = re.sub(r" +\d+ pairs/s|^model .*$", "", said, flags=re.MULTILINE)
+        return re.split(r"-?[\d.]+", said), list(map(float, re.findall(r"loss (\S+)", said)))
 
-    assert without_speed(two.stdout) == without_speed(one.stdout)
+    (words, losses), (as_words, as_losses) = map(words_and_losses, (one.stdout, two.stdout))
+    assert as_words == words and len(losses) == 8
+    assert as_losses == pytest.approx(losses, abs=2e-4)            # told with four digits
     both = ConnectionBert.from_local(tmp_path / "model")
     texts = ["a man plays guitar", "the dog ran"]
     assert np.abs(both.encode(texts) - alone.encode(texts)).max() < 1e-4
