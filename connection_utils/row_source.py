@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -28,10 +27,9 @@ Tell = Callable[[str], object]
 
 class Part(NamedTuple):
     """Some thousand rows of a file."""
-    cells: pa.Table              # all their columns
     lines: list[int]             # where each row begins
     good: pd.DataFrame           # the texts of those that have two, by line
-    faults: list[Fault]          # of the others
+    cells: pa.Table              # all columns of all of them
 
 
 class RowSource:
@@ -68,32 +66,38 @@ class RowSource:
     def _open(self, file: BinaryIO) -> Chunks:
         return read_chunks(self._path, file, self._encoding, self._given.values())
 
-    def __iter__(self) -> Iterator[Part]:
-        with open(self._path, "rb") as file, ExitStack() as held:
-            chunks, batches = self._open(file), None
-            wanted = dict(enumerate(range(len(self._header))))
-            if self._parquet:                            # its own types stay as they are
-                wanted = {place: place for place in self.places.values()}
-                whole = held.enter_context(pq.ParquetFile(self._path, pre_buffer=False))
-                batches = whole.iter_batches(CHUNK, use_threads=False)
-            for cells, broken in chunks.read(wanted):
+    def _checked(self, places: Collection[int]) -> Iterator[
+            tuple[pd.DataFrame, list[int], pd.DataFrame, list[Fault]]]:
+        """The cells in these places, the lines, the good texts, and the faults."""
+        with open(self._path, "rb") as file:
+            chunks = self._open(file)
+            for cells, broken in chunks.read({place: place for place in places}):
                 texts = pd.DataFrame({ours: cells[place] for ours, place in self.places.items()})
                 good, faults = check_cells(texts.assign(score=0), encoding=chunks.encoding)
                 faults = as_the_file_says(faults, self._header, self.places) + broken
-                lines = sorted([*cells.index, *(line for line, *_ in broken)])
-                yield Part(
-                    pa.Table.from_batches([next(batches)]).cast(self.schema) if batches else
-                    pa.table([[_as_text(cell) for cell in column] for _, column in
-                              cells.reindex(lines).items()], self.schema),
-                    lines, good, sorted(faults, key=lambda fault: fault[0]))
+                yield (cells, sorted([*cells.index, *(line for line, *_ in broken)]), good,
+                       sorted(faults, key=lambda fault: fault[0]))
+
+    def __iter__(self) -> Iterator[Part]:
+        if self._parquet:                                # its own types stay as they are
+            with pq.ParquetFile(self._path, pre_buffer=False) as whole:
+                batches = whole.iter_batches(CHUNK, use_threads=False)
+                for (_, lines, good, _), batch in zip(self._checked(self.places.values()),
+                                                      batches, strict=True):
+                    yield Part(lines, good, pa.Table.from_batches([batch]).cast(self.schema))
+            return
+        for cells, lines, good, _ in self._checked(range(len(self._header))):
+            columns = [list(map(_as_text, column)) for _, column in cells.reindex(lines).items()]
+            yield Part(lines, good, pa.table(columns, self.schema))
 
     def look(self, keep_bad_rows: bool) -> int:
         """How many rows there are; ConnectionDataError, with all faults, if some are bad."""
         faults, count, bad = [], 0, 0
-        for part in self if not self._missing else ():
-            count += len(part.lines)
-            bad += len(part.lines) - len(part.good)
-            faults += part.faults[:MOST - len(faults)]
+        checked = () if self._missing else self._checked(self.places.values())
+        for _, lines, good, found in checked:
+            count += len(lines)
+            bad += len(lines) - len(good)
+            faults += found[:MOST - len(faults)]
         if self._missing or faults and not keep_bad_rows:
             raise ConnectionDataError(
                 report(self.name, self._unit, self._missing, faults, count) + "\n" + (

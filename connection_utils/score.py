@@ -67,6 +67,8 @@ def score_file(pairs: str | Path, out: str | Path, scorer: ConnectionScorer,
     key = hashlib.sha256(said.encode()).hexdigest()[:16]
     parts = out.with_name(f".{out.name}-{key}.parts")
     parts.mkdir(parents=True, exist_ok=True)
+    for left in parts.glob(".*.partial"):
+        left.unlink()
     paths, seen, scored = [], 0, 0
     with progress(None, total=count, desc="scoring", unit="pair") as bar:
         for number, part in enumerate(source):
@@ -80,7 +82,8 @@ def score_file(pairs: str | Path, out: str | Path, scorer: ConnectionScorer,
             bar.update(len(part.lines))
     with write_whole(out) as scratch, WRITERS[out.suffix.lower()](scratch, schema) as writer:
         for path in paths:
-            writer.write_table(pq.read_table(path, schema=schema))
+            writer.write_table(pq.read_table(path, schema=schema, use_threads=False,
+                                             pre_buffer=False))
     for folder in out.parent.glob(f".{escape(out.name)}-*.parts"):
         shutil.rmtree(folder, ignore_errors=True)
     return count
@@ -102,9 +105,9 @@ def _schema_with(into: str, source: RowSource, out: Path) -> pa.Schema:
 
 
 def _score_part(part: Part, scorer: ConnectionScorer, schema: pa.Schema, path: Path) -> None:
-    clear_leftovers(path)
-    cosines = pd.Series(scorer(part.good[[*TEXTS]].to_dict("list"))[scorer.into],
-                        part.good.index, dtype="float32").reindex(part.lines)
+    texts = {name: part.good[ours].tolist() for name, ours in zip(scorer.columns, TEXTS)}
+    cosines = pd.Series(scorer(texts)[scorer.into], part.good.index, dtype="float32"
+                        ).reindex(part.lines)
     with write_whole(path) as scratch:
         pq.write_table(part.cells.append_column(
             schema.field(scorer.into), pa.array(cosines, from_pandas=True)), scratch)
@@ -129,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
                          help="a row without two texts stays, with an empty cosine")
     options.add_argument("--into", default="cosine", metavar="COLUMN",
                          help="the new column (default: %(default)s)")
-    options.add_argument("--batch-size", type=int, default=64, metavar="TEXTS",
+    options.add_argument("--batch-size", type=int, default=32, metavar="TEXTS",
                          help="texts that go through the model at once (default: %(default)s)")
     options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
     return options

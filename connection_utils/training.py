@@ -79,7 +79,8 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
         if checkpoints is not None or processes.count() > 1:
             run = run_identity(model, train_set, dev, config)
             processes.must_agree(run)
-            keeper = checkpoints and Checkpoints(checkpoints, run, config.resume, tell)
+            if checkpoints is not None:
+                keeper = Checkpoints(checkpoints, run, config.resume, tell)
         freeze(model, config.freeze_embeddings, config.frozen_layers)
         with (torch.random.fork_rng(devices=cuda),
               one_gradient_table(model.bert.embeddings.word_embeddings)):
@@ -128,8 +129,9 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
         for step in bar:
             started = time.perf_counter()
             batch = next(batches)
-            loss = training_step(network, batch, LOSSES[config.loss], optimizer, state.schedule,
-                                 config.max_grad_norm, config.batch_size)
+            loss, pairs = training_step(network, batch, LOSSES[config.loss], optimizer,
+                                        state.schedule, config.max_grad_norm,
+                                        config.batch_size)
             state.averaged.update(step)
             history.seconds += time.perf_counter() - started
             if not math.isfinite(loss):
@@ -137,7 +139,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                     f"step {step}: the loss is {loss}. The training has diverged: lower "
                     f"learning_rate (it is {config.learning_rate:g}).")
             history.step_losses.append(loss)
-            history.pairs += processes.total(len(batch["score"]))
+            history.pairs += pairs
             if on_step is not None:
                 on_step(history)
             stopping = bool(processes.largest(stop.is_set()))
@@ -160,8 +162,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
 def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_function: Callable,
                   optimizer: torch.optim.Optimizer,
                   schedule: torch.optim.lr_scheduler.LRScheduler,
-                  max_grad_norm: float, at_once: int | None = None) -> float:
-    """Forward, backward, clip, update: one batch of pairs; returns its loss.
+                  max_grad_norm: float, at_once: int | None = None) -> tuple[float, int]:
+    """Forward, backward, clip, update; returns the batch's loss, and how many pairs it has.
 
     `at_once` pairs at a time go through the model, all if None, and their gradients are
     added up: the same step for less memory, where the loss is a mean over pairs. A loss
@@ -171,8 +173,7 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
     """
     device, loss_sum, count = model.device, 0.0, processes.count()
     pairs = processes.total(len(batch["score"]))
-    most = -(-(at_once or pairs) // count)           # of one process, at once
-    here = len(range(processes.rank(), at_once or pairs, count))
+    most, here = (len(range(rank, at_once or pairs, count)) for rank in (0, processes.rank()))
     parts = list(split_batch(batch, here)) if len(batch["score"]) else []
     parts += [NO_PAIR] * (processes.largest(len(parts)) - len(parts))    # none waits in vain
     for left, part in zip(reversed(range(len(parts))), parts):
@@ -190,7 +191,7 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
-    return loss_sum
+    return loss_sum, pairs
 
 
 def _silent(*_: object) -> None:
@@ -219,7 +220,7 @@ def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch:
     """Append a record to `history` and return it."""
     first, second = unpaired_texts(dev)            # no text in them that is not encoded anyway
     cosines = processes.divided(model.similarity, [*dev["sentence1"], *first],
-                      [*dev["sentence2"], *second])
+                                [*dev["sentence2"], *second])
     history.dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]
     since = history.evaluations[-1]["step"] if history.evaluations else 0
     losses = history.step_losses[since:]

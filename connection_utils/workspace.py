@@ -39,10 +39,12 @@ def shown(path: str | Path) -> str:
 def progress(iterable: Iterable, **options) -> tqdm:
     """A tqdm bar over `iterable`, for whoever watches.
 
-    Silent while the run is being checked, and in other threads than the main one: a panel
-    shows the progress of what it started in a place of its own.
+    Silent while the run is being checked, in all but one of the processes that torchrun
+    started, and in other threads than the main one: a panel shows the progress of what it
+    started in a place of its own.
     """
-    unseen = being_checked() or threading.current_thread() is not threading.main_thread()
+    unseen = (being_checked() or os.environ.get("RANK", "0") != "0"
+              or threading.current_thread() is not threading.main_thread())
     return tqdm(iterable, disable=unseen or None, **options)
 
 

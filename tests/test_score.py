@@ -177,6 +177,14 @@ def test_files_that_cannot_be_scored(tmp_path, scorer, content, message):
         score_file(tmp_path / "pairs.csv", tmp_path / "out.csv", scorer, tell=silent)
 
 
+def test_a_scorer_may_have_column_names_of_its_own(tmp_path, tiny_folder, pairs):
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", tell=silent,
+               scorer=ConnectionScorer(tiny_folder, ("a", "b"), "near", device="cpu"))
+    assert pd.read_csv(tmp_path / "scored.csv")["near"].to_numpy() == pytest.approx(
+        expected(tiny_folder, pairs), abs=1e-5)
+
+
 def test_nothing_is_overwritten(tmp_path, scorer, pairs):
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
     with pytest.raises(FileExistsError, match="pairs.csv is there already"):
@@ -251,7 +259,7 @@ def test_killed_at_any_moment_it_ends_with_every_row(tmp_path, tiny_folder, scor
 
 @pytest.mark.parametrize("change", ["pairs", "model", "options"])
 def test_parts_of_another_job_are_not_taken(tmp_path, tiny_folder, scorer, pairs, alter, change):
-    path, options = tmp_path / "pairs.csv", {}
+    path = tmp_path / "pairs.csv"
     pairs.to_csv(path, index=False)
     with drive(tmp_path, tiny_folder, 3) as killed:
         killed.communicate(timeout=120)
@@ -262,7 +270,7 @@ def test_parts_of_another_job_are_not_taken(tmp_path, tiny_folder, scorer, pairs
                                                     for name, tensor in tensors.items()})
     else:
         scorer.batch_size = 2
-    score_file(path, tmp_path / "scored.csv", scorer, tell=silent, **options)
+    score_file(path, tmp_path / "scored.csv", scorer, tell=silent)
     assert scorer.scored == 23 and not list(tmp_path.glob(".scored*"))
 
 

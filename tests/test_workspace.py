@@ -67,6 +67,16 @@ def test_every_notebook_takes_model_and_data_by_name():
     assert shared == parameters["03"]                # 04 looks for the model of 03
 
 
+def test_one_process_of_several_shows_a_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.delenv("CONNECTION_CHECK")
+    monkeypatch.setenv("RANK", "1")                            # as torchrun sets it
+    assert list(progress(range(3))) == [0, 1, 2] and sys.stderr.getvalue() == ""
+    monkeypatch.setenv("RANK", "0")
+    assert list(progress(range(4))) == [0, 1, 2, 3]
+    assert "4/4" in sys.stderr.getvalue()
+
+
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "notebooks", Path("/")])
 def test_prepare_notebook_leads_to_the_root_from_anywhere(folder):
     code = ("from connection_utils import prepare_notebook; prepare_notebook(); import os, "
