@@ -18,7 +18,7 @@ Several processes, one for each GPU or each machine, train the same model with
     torchrun --nproc-per-node 2 -m connection_utils.finetune ...
 
 --batch-size is then that of all of them together, so the result is that of one process,
-but for dropout and rounding. It pays where each brings hardware of its own.
+but for dropout and rounding. Notebook 09 tells when it is worth it.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import json
 import sys
 from statistics import median
 
+import nbformat
 import pytest
 
 from connection_utils.workspace import ROOT
@@ -70,3 +71,24 @@ def test_two_processes_as_kept():
             assert ratio["median"] == pytest.approx(median(ratios))
     ratio = found["ratios"]["two_processes_to_2_threads"]["median"]
     assert f"{ratio:.2f} times the pairs a second of one process with both" in README
+
+
+def test_notebook_09_says_in_words_what_was_measured():
+    said = " ".join(" ".join(cell.source.split()) for cell in nbformat.read(
+        ROOT / "notebooks/09_scale_out.ipynb", as_version=4).cells)
+    measured = kept("processes_share_the_work")["measured"]
+    training = median(run["pairs_per_s"] for run in measured if (
+        run["processes"], run["threads"], run["freeze_embeddings"]) == (1, 2, False))
+    scoring = kept("scoring_stays_flat")["distinct"]["pairs_per_s"]
+    cached = kept("memory_stays_flat")["sizes"][-1]
+    mib = {run["freeze_embeddings"]: run["gradient_mib"] for run in measured}
+    for words in (
+            f"An epoch on a million pairs takes {1e6 / training / 3600:.0f} hours",
+            f"scoring ten million takes {1e7 / scoring / 3600:.0f}.",
+            f"all gradients, {mib[False]:.0f} MiB at every step of 16 pairs",
+            f"with frozen embeddings {mib[True]:.0f},",
+            f"Some {100 * cached['cache_mib'] / 1024:.0f} GiB hold the pairs as tokens"):
+        assert words in said, words
+    assert round(1e8 / training / 86_400 / 7) == 3 and "keeps two cores three weeks busy" in said
+    assert round(100 * cached["building_seconds"] / 3600) == 3
+    assert "which two cores do in three hours" in said
