@@ -3,9 +3,10 @@
     python benchmarks/processes_share_the_work.py --steps 60 --turns 3
 
 Each measurement is a torchrun of its own: one process with one thread, one with two threads,
-two with one thread each, all on the STS benchmark's training pairs, 16 pairs a step, once as
-they are and once with frozen embeddings, whose gradients then need not be sent. The first ten
-steps are not counted. The result goes to benchmarks/results/ as JSON.
+two with one thread each; and, to tell what it costs them to train one model, two of one thread
+that train a model each, at the same time. All on the STS benchmark's training pairs, 16 pairs
+a step, once as they are and once with frozen embeddings, whose gradients then need not be
+sent. The first ten steps are not counted. The result goes to benchmarks/results/ as JSON.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 from measuring import RESULTS, keep, parser
@@ -32,7 +34,7 @@ from connection_utils.workspace import ROOT
 
 BATCH_SIZE = 16
 WARM = 10                    # steps that are not counted
-WAYS = ((1, 1), (1, 2), (2, 1))      # processes, threads of each
+WAYS = ((1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2))    # processes, threads of each, trainings
 
 
 def measure(steps: int, freeze: bool) -> dict[str, float]:
@@ -54,16 +56,22 @@ def measure(steps: int, freeze: bool) -> dict[str, float]:
                                 if p.requires_grad) / 2**20}
 
 
-def started(count: int, threads: int, steps: int, freeze: bool) -> dict[str, float]:
-    """`measure` by `count` processes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-         str(count), __file__, "--one", "--steps", str(steps), *["--freeze"] * freeze],
-        capture_output=True, text=True,
-        env=os.environ | {"CONNECTION_CHECK": "1", "OMP_NUM_THREADS": str(threads)})
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+def started(count: int, threads: int, trainings: int, steps: int, freeze: bool
+            ) -> dict[str, float]:
+    """`measure` by `count` processes; of several `trainings` at a time, their sum of pairs."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", str(count), __file__, "--one", "--steps", str(steps),
+               *["--freeze"] * freeze]
+    with ThreadPoolExecutor(trainings) as pool:
+        runs = list(pool.map(lambda _: subprocess.run(
+            command, capture_output=True, text=True,
+            env=os.environ | {"CONNECTION_CHECK": "1", "OMP_NUM_THREADS": str(threads)}),
+            range(trainings)))
+    for done in runs:
+        if done.returncode:
+            sys.exit(done.stderr)
+    found = [json.loads(done.stdout.splitlines()[-1]) for done in runs]
+    return found[0] | {"pairs_per_s": sum(each["pairs_per_s"] for each in found)}
 
 
 def main() -> None:
@@ -83,23 +91,26 @@ def main() -> None:
     measured = []
     for turn in range(chosen.turns):
         for freeze in (False, True):
-            for count, threads in WAYS:
+            for count, threads, trainings in WAYS:
                 measured.append({"turn": turn, "freeze_embeddings": freeze, "processes": count,
-                                 "threads": threads,
-                                 **started(count, threads, chosen.steps, freeze)})
+                                 "threads": threads, "trainings": trainings,
+                                 **started(count, threads, trainings, chosen.steps, freeze)})
                 print(measured[-1], flush=True)
 
-    def ratios(freeze: bool, one: int) -> list[float]:
-        """Two processes to one with `one` threads, a ratio a turn."""
-        speed = {(m["turn"], m["processes"], m["threads"]): m["pairs_per_s"]
+    def ratio(freeze: bool, way: tuple, other: tuple) -> dict[str, object]:
+        """The pairs a second of one way to those of another, turn by turn."""
+        speed = {(m["turn"], m["processes"], m["threads"], m["trainings"]): m["pairs_per_s"]
                  for m in measured if m["freeze_embeddings"] == freeze}
-        return [speed[turn, 2, 1] / speed[turn, 1, one] for turn in range(chosen.turns)]
+        turns = [speed[turn, *way] / speed[turn, *other] for turn in range(chosen.turns)]
+        return {"turns": turns, "median": median(turns)}
 
-    found = {f"two_processes_to_{threads}_thread{'s' * (threads > 1)}{'_frozen' * freeze}":
-             {"turns": ratios(freeze, threads), "median": median(ratios(freeze, threads))}
-             for freeze in (False, True) for threads in (1, 2)}
-    for name, ratio in found.items():
-        print(f"{name}: {ratio['median']:.2f}")
+    one, both, together, apart = WAYS
+    found = {name + "_frozen" * freeze: ratio(freeze, *ways) for freeze in (False, True)
+             for name, ways in (("two_processes_to_1_thread", (together, one)),
+                                ("two_processes_to_2_threads", (together, both)),
+                                ("two_trainings_to_2_threads", (apart, both)))}
+    for name, each in found.items():
+        print(f"{name}: {each['median']:.2f}")
     keep(chosen.output or RESULTS / "processes_share_the_work.json",
          f"processes_share_the_work.py --steps {chosen.steps} --turns {chosen.turns}",
          measured=measured, ratios=found)
