@@ -1,0 +1,112 @@
+"""What is told in Korean says the same as the English beside it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from connection_utils.workspace import ROOT
+
+ENGLISH, KOREAN = ((ROOT / name).read_text(encoding="utf-8")
+                   for name in ("README.md", "README.ko.md"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+# Korean counts in ten thousands, and writes fractions in digits and a duration as one word
+SAID = {"10억": "billion", "1억": "100 million", "100만": "million", "5분의 1": "a fifth",
+        "10분의 9": "nine tenths", "10분의 1": "one tenth", "약 6분": "six minutes"}
+UNITS = [(r"(\d+) min (\d+) s\b", r"\1분 \2초"), (r"(\d+) min\b", r"\1분"),
+         (r"(\d+) s\b", r"\1초"), (r"(\d) %", r"\1%")]
+NUMBER = re.compile(r"(?<![\w.])(?<!\d,)\d+(?:,\d{3})*(?:\.\d+)?%?(?![\d])")
+OPENING = re.compile(r"^> \*\*[^*]*[가-힣][^*]*\*\*.*(?:\n>.*)*", re.MULTILINE)
+CLOSING = re.compile(r"^### .*[가-힣].*\n\n(?:.+\n?)+", re.MULTILINE)
+
+
+def numbers(text):
+    """Every number in a text, in order; a percentage keeps its sign."""
+    text = re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+    for korean, english in SAID.items():
+        text = text.replace(korean, english)  # what is left as a word has no digit
+    for english, korean in UNITS:
+        text = re.sub(english, korean, text)
+    return NUMBER.findall(re.sub(r"\]\([^)]*\)", "]", text))
+
+
+def all_told(korean, english):
+    """Whether each number of a Korean text, word or digits, is in the English one."""
+    flat, told = (" ".join(text.split()) for text in (english, korean))
+    words = [word for digits, word in SAID.items() if digits in told]
+    return (not set(numbers(korean)) - set(numbers(english))
+            and all(word in flat for word in words))
+
+
+def rows(text):
+    """The numbers of each table row that holds any."""
+    return [found for line in text.splitlines() if line.startswith("| ")
+            for found in [numbers(line)] if found]
+
+
+def test_numbers_are_read_whole():
+    assert numbers("1,000,000쌍에서 95 %, 2.43–4.97, 5분 52초, 10억 쌍, ± 0.19") == [
+        "1,000,000", "95%", "2.43", "4.97", "5", "52", "0.19"]
+    assert not all_told("10억 쌍", "a million pairs") and not all_told("82.3", "82.03")
+    assert numbers("| 5 min 52 s |") == numbers("| 5분 52초 |") == ["5", "52"]
+
+
+def test_the_korean_readme_has_no_number_of_its_own():
+    assert len(numbers(KOREAN)) > 100
+    assert all_told(KOREAN, ENGLISH), set(numbers(KOREAN)) - set(numbers(ENGLISH))
+
+
+def test_each_row_of_its_tables_is_a_row_of_the_english_ones():
+    assert len(rows(KOREAN)) > 15
+    for row in rows(KOREAN):
+        assert row in rows(ENGLISH), row
+
+
+def test_the_table_of_notebooks_is_the_same():
+    """The same notebooks in the same order, with the same runtimes."""
+    row = re.compile(r"^\| \[(\d\d) · .*?\]\((notebooks/\w+\.ipynb)\) \|.*\| (.+) \|$",
+                     re.MULTILINE)
+    english = [(number, link, numbers(took)) for number, link, took in row.findall(ENGLISH)]
+    assert english and english == [
+        (number, link, numbers(took)) for number, link, took in row.findall(KOREAN)]
+
+
+def test_it_names_the_same_make_commands():
+    def commands(text):
+        return set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+
+    assert commands(KOREAN) == commands(ENGLISH) > {"run", "test"}
+
+
+def test_both_readmes_lead_to_each_other_and_every_link_somewhere():
+    assert ENGLISH.startswith("[한국어](README.ko.md)\n")
+    assert KOREAN.startswith("[English](README.md)\n")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", KOREAN):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_other_commands_are_those_of_the_english_one():
+    """A command is copied from either page, so each line in a block is in both."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", KOREAN, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            command = line.split("#")[0].strip()
+            assert command in ENGLISH, command
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_and_closes_in_korean_too(path):
+    """With no number that the notebook itself does not show."""
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    first, last = ("".join(cells[place]["source"]) for place in (0, -1))
+    opening, closing = OPENING.search(first), CLOSING.search(last)
+    assert opening and closing, path.name
+    shown = first.replace(opening.group(), "") + last.replace(closing.group(), "")
+    for cell in cells[1:-1]:
+        shown += "\n" + "".join(cell["source"])
+        for output in cell.get("outputs", []):
+            shown += "\n" + "".join(output.get("text", [])) + "".join(
+                output.get("data", {}).get("text/plain", []))
+    for block in (opening.group(), closing.group()):
+        assert len(re.findall(r"[가-힣]", block)) > 80
+        assert all_told(block, shown), (path.name, set(numbers(block)) - set(numbers(shown)))
