@@ -27,6 +27,9 @@ sweep: $(SETUP) ## notebook 03 with several values (OF=learning_rate VALUES="2e-
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
 	@$(IN)python -m connection_utils.series execute $(if $(NB),--only $(NB))
 
+site: $(SETUP) ## the series as pages in runs/site/, to read anywhere without a network
+	@$(IN)python site/build.py
+
 fetch: $(SETUP) ## the default model and data, by hash
 	@$(IN)python -m connection_utils.series fetch
 
@@ -36,4 +39,4 @@ $(SETUP): requirements.lock pyproject.toml
 	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help run test test-all lab sweep execute fetch
+.PHONY: help run test test-all lab sweep execute site fetch

@@ -1,0 +1,74 @@
+"""Build the series as pages that need no network: `make site` puts them into runs/site/.
+
+    python site/build.py [FOLDER]
+
+The committed outputs are shown; nothing is executed. The pages take their place when all of
+them are made: if a link leads nowhere, or anything else is wrong, the earlier ones stay.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from sphinx.cmd.build import build_main
+
+from connection_utils.files import clear_leftovers, put_back, write_folder_whole
+from connection_utils.workspace import ROOT, shown
+
+HERE = Path(__file__).resolve().parent
+SHOWN = ("README*.md", "transformers/README.md", "data/README.md", "data/samples/*",
+         "notebooks/*.ipynb", "notebooks/*.png", "notebooks/solutions/*.ipynb",
+         "benchmarks/README.md", "benchmarks/*.png", "benchmarks/results/*",
+         "connection_utils/README.md", "connection_utils/*.py")
+UNUSED = ("**/*.map", "_static/locales/**/*.*", "_static/*.html")   # the theme's
+MARK = ".site"                   # stands in what this script made, so that it may be replaced
+
+
+def collect(sources: Path, root: Path = ROOT) -> None:
+    """Copy what the site shows from the repository `root`, each file to its own place."""
+    for pattern in SHOWN:
+        for path in root.glob(pattern):
+            place = sources / path.relative_to(root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+    if (solutions := sources / "notebooks" / "solutions").is_dir():
+        shutil.copyfile(HERE / "solutions.md", solutions / "README.md")
+
+
+def build(folder: Path, root: Path = ROOT) -> None:
+    """Make the site of the repository `root` in `folder`, whole or not at all.
+
+    Raises FileExistsError if `folder` holds something else, RuntimeError if Sphinx warns.
+    """
+    put_back(folder)
+    clear_leftovers(folder)
+    ours = {path.name for path in folder.glob("*")} if (folder / MARK).is_file() else set()
+    with (tempfile.TemporaryDirectory(prefix="site-") as scratch,
+          write_folder_whole(folder, ours) as pages):
+        sources = Path(scratch) / "sources"
+        collect(sources, root)
+        if build_main(["-q", "-W", "--keep-going", "-c", str(HERE), "-d",
+                       f"{scratch}/read", str(sources), str(pages)]) != 0:
+            raise RuntimeError(f"the site is not built; {shown(folder)} is as it was. "
+                               "Mend what is named above, and call it again.")
+        shutil.copyfile(pages / "README.html", pages / "index.html")
+        for path in (path for pattern in UNUSED for path in pages.glob(pattern)):
+            path.unlink()
+        (pages / MARK).touch()
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("folder", nargs="?", type=Path, default=ROOT / "runs" / "site")
+    folder = options.parse_args().folder
+    try:
+        build(folder)
+    except (OSError, RuntimeError) as error:
+        sys.exit(str(error))
+    print(f"Open {shown(folder)}/index.html in a browser.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Sphinx settings of the site; build.py starts Sphinx and says where the sources lie.
+
+Nothing is executed, and no page asks another machine for anything.
+"""
+
+import ast
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+from sphinx.application import Sphinx
+from sphinx.parsers import Parser
+
+project = "A siamese BERT from your own disk"
+language = "en"
+root_doc = "README"
+extensions = ["myst_nb"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "off"              # the committed outputs are what is shown
+nb_render_error_lexer = "text"         # tracebacks are cut to their last line
+nb_ipywidgets_js = {}                  # require.js and the widgets would come from a CDN
+myst_update_mathjax = False
+html_math_renderer = "mathml"          # browsers draw MathML themselves
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_copy_source = html_use_index = False
+html_show_copyright = html_show_sphinx = False
+html_show_search_summary = False       # browsers let no page opened from disk fetch another
+html_context = {"default_mode": "auto"}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "use_download_button": False,
+    "navbar_persistent": [],           # the side bar has the search field
+    "show_toc_level": 2,
+    "max_navbar_depth": 1,             # the module lists its files itself
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+
+CONTENTS = "\n\n```{toctree}\n:hidden:\n:glob:\n:caption: %s\n\n%s\n```\n"
+
+
+def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
+    """Lead links to a folder to its README, as in a repository; fill the side bar."""
+    text[0] = re.sub(r"\]\(([\w./-]*/)\)", r"](\1README.md)", text[0])
+    if name == "connection_utils/README":
+        text[0] = re.sub(r"`(\w+\.py)`", r"[`\1`](\1)", text[0]) + CONTENTS % ("Files", "*")
+    if name != root_doc:
+        return
+    there = app.env.found_docs
+    parts = {
+        "The notebooks": [*sorted(doc for doc in there if doc.startswith("notebooks/0")),
+                          *there & {"notebooks/solutions/README"}],
+        "Beside them": [doc for doc in (
+            "transformers/README", "data/README", "data/samples/README", "benchmarks/README",
+            "connection_utils/README") if doc in there],
+        "In Korean": ["한국어 <README.ko>"] if "README.ko" in there else [],
+    }
+    text[0] += "".join(CONTENTS % (caption, "\n".join(docs))
+                       for caption, docs in parts.items() if docs)
+
+
+def describe_pictures(app: Sphinx, page: nodes.document) -> None:
+    """Give each picture the alt text and the width that its notebook holds.
+
+    MyST-NB names a picture by the hash of its bytes, and drops both.
+    """
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix != ".ipynb":
+        return
+    known = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                name = hashlib.sha256(base64.b64decode(output.data["image/png"])).hexdigest()
+                known[name] = output.metadata["image/png"]
+    for picture in page.findall(nodes.image):
+        if (said := known.get(Path(picture["uri"]).stem)) is not None:
+            picture["alt"], picture["width"] = said["alt"], f"{said['width']}px"
+
+
+def name_language(app: Sphinx, name: str, template: str, context: dict, page) -> None:
+    """Tell browsers and screen readers in which language the page is written."""
+    if name.endswith(".ko"):
+        context["language"] = "ko"
+
+
+class PythonFile(Parser):
+    """A page with the file's text; its title is its path, its first words its docstring's."""
+
+    supported = ("python",)
+
+    def parse(self, inputstring: str, document: nodes.document) -> None:
+        title = Path(document.settings.env.docname).name + ".py"
+        section = nodes.section(ids=["top-of-file"], names=[title])
+        section += nodes.title(text=title)
+        summary = (ast.get_docstring(ast.parse(inputstring)) or "").partition("\n")[0]
+        section += nodes.paragraph(text=summary)
+        section += nodes.literal_block(inputstring, inputstring, language="python")
+        document += section
+
+
+def write_math(translator, node: nodes.math | nodes.math_block) -> None:
+    display = isinstance(node, nodes.math_block)
+    translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=display))
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    app.add_source_suffix(".py", "python")
+    app.add_source_parser(PythonFile)
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
+    app.connect("source-read", add_contents)
+    app.connect("doctree-read", describe_pictures)
+    app.connect("html-page-context", name_language)
