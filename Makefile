@@ -4,6 +4,10 @@ VENV := .venv
 IN := $(VENV)/bin/
 SETUP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
+ifneq ($(wildcard wheels),)    # this is a bundle: pip takes all from it, and asks nobody
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := wheels
+endif
 
 help:          ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -33,7 +37,11 @@ site: $(SETUP) ## the series as pages in runs/site/, to read anywhere without a 
 fetch: $(SETUP) ## the default model and data, by hash
 	@$(IN)python -m connection_utils.series fetch
 
+bundle: $(SETUP) ## all of it in one folder for a machine without network (TO=folder)
+	@$(IN)python -m connection_utils.bundle $(if $(TO),"$(TO)") $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)")
+
 $(SETUP): requirements.lock pyproject.toml
+	$(if $(wildcard wheels),@$(PYTHON) -m connection_utils.bundle --check)
 	$(PYTHON) -m venv $(VENV)
 	$(IN)python -m pip install $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)") -r requirements.lock
 	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from connection_utils.workspace import ROOT
@@ -43,6 +44,14 @@ def test_the_lock_is_complete():
     assert done.returncode == 0, done.stdout
 
 
+def test_every_python_that_we_promise_can_install_the_lock():
+    """A package may ask for a later 3.11 than a distribution has: Debian 12's is 3.11.2."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    for name in LOCK:
+        asked = metadata(name)["Requires-Python"] or ""
+        assert SpecifierSet(asked).contains(oldest), f"{name} asks for {asked}"
+
+
 def test_conda_takes_the_same_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
@@ -65,8 +74,8 @@ def test_every_import_of_the_module_is_a_direct_dependency():
 
 def test_imports_run_one_way():
     """A file imports only files that stand below it in the design's order."""
-    order = ["series", "notebooks", "finetune", "score", "training_panel", "threshold_panel",
-             "knobs", "plots", "runs", "training", "trouble", "checkpoint",
+    order = ["series", "bundle", "notebooks", "finetune", "score",
+             "training_panel", "threshold_panel", "knobs", "plots", "runs", "training", "trouble", "checkpoint",
              "optimization", "history", "config", "averaging",
              "losses", "evaluation", "onnx_bert",
              "scorer", "arrow", "row_source", "chunks",
