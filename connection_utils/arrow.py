@@ -34,7 +34,7 @@ from connection_utils.dataset import Item, draw_rows, hash_of
 from connection_utils.encoding import tokenize
 from connection_utils.faults import MOST, ConnectionDataError, Fault, report, sentence, show
 from connection_utils.files import put_back, sha256_of, write_folder_whole
-from connection_utils.tables import STS_COLUMNS
+from connection_utils.layout import STS_COLUMNS
 from connection_utils.workspace import as_path, progress, runs_folder, shown
 
 try:

@@ -1,6 +1,5 @@
 """Any file of pairs some thousand rows at a time, each row with the line where it begins."""
 
-import csv
 import io
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE, lookup
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -14,20 +13,24 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connection_utils.columns import NAMES, NUMBER, plain_name
 from connection_utils.faults import ConnectionDataError, Fault
-from connection_utils.tables import MAX_KEYS, STS_COLUMNS
+from connection_utils.layout import (
+    STS_COLUMNS,
+    check_keys,
+    fault_below,
+    is_for_excel,
+    is_json,
+    is_sts,
+    names_of,
+    separator_of,
+    sts_fault,
+)
 from connection_utils.texts import (
     ENCODING_EXAMPLE,
     MAX_ROW_LINES,
-    SEPARATORS,
-    Row,
     decode,
-    fault_of,
     filled,
-    find_separator,
     first_line,
-    is_json_object,
     json_rows,
     plain_rows,
     quoted_rows,
@@ -79,7 +82,7 @@ def read_chunks(path: Path, file: BinaryIO, encoding: str | None = None,
     open_lines = partial(_lines, name, file, encoding, "")
     text = _beginning(open_lines(""))
     first = first_line(text)
-    if first.startswith("sep=") and len(first) == 5:     # a line for Excel alone
+    if is_for_excel(first):
         open_lines = partial(_lines, name, file, encoding, first)
         text = text.replace(first, "", 1)
         first = first_line(text)
@@ -87,23 +90,21 @@ def read_chunks(path: Path, file: BinaryIO, encoding: str | None = None,
         raise ConnectionDataError(f"{name}: the file is empty; expected pairs.")
     end = "\n" if "\n" in text else "\r"
     plain = partial(_rows, open_lines(end), lambda text: plain_rows(text + end))
-    if first.count("\t") >= 6 and NUMBER.fullmatch(first.split("\t")[4].strip()):
-        return Chunks(STS_COLUMNS, partial(_in_chunks, _sts(plain())), told,
-                      encoding=encoding, headerless=True)
-    if suffix in (".jsonl", ".ndjson", ".json") or is_json_object(first):
+    if is_sts(first):
+        rows = ((line, row, sts_fault(row)) for line, row in plain())
+        return Chunks(STS_COLUMNS, partial(_in_chunks, rows), told, encoding=encoding,
+                      headerless=True)
+    if is_json(first, suffix):
         rows = _rows(open_lines("\n"), partial(json_rows, encoding=encoding))
         header, rows = _json(name, rows)
         return Chunks(header, partial(_in_chunks, rows), told)
-    known = {plain_name(each) for each in (*sum(NAMES.values(), ()), *names)}
-    separator = find_separator(first, known)
-    if separator != ("," if suffix == ".csv" else "\t"):
-        told.append(f"fields are separated by {SEPARATORS[separator]}s")
+    separator = separator_of(first, suffix, names, told)
     quoted = separator != "\t" or tab_rows(text, told)[1]
     rows = plain() if not quoted else _rows(
         open_lines(""), partial(quoted_rows, separator=separator), MAX_ROW_LINES)
-    line, header = _header(name, rows)
-    rows = _separated(rows, line, len(header), f"with a {SEPARATORS[separator]} needs double "
-                      "quotes" if quoted else "can hold no tab")
+    line, header = names_of(name, rows)
+    fault = partial(fault_below, line, len(header), separator, quoted)
+    rows = ((line, row, fault(row)) for line, row in rows if filled(row))
     return Chunks(header, partial(_in_chunks, rows), told, line, encoding=encoding)
 
 
@@ -169,51 +170,13 @@ def _rows(lines: Iterator[str], parse: Callable[[str], Iterable[tuple]], span: i
         before, waiting = before + taken, block[taken:]
 
 
-def _sts(rows: Iterable[tuple[int, list[str]]]) -> _Checked:
-    width = len(STS_COLUMNS)
-    for line, row in rows:
-        yield line, row, None if len(row) >= width else (
-            f"{len(row)} tab-separated fields",
-            f"at least {width} ({', '.join(STS_COLUMNS)})")
-
-
 def _json(name: str, rows: Iterator[tuple]) -> tuple[list[str], _Checked]:
     """The keys of the first rows, and all rows."""
     first = list(islice(rows, CHUNK))
     header = list(dict.fromkeys(key for _, row, fault in first if not fault for key in row))
-    if len(header) > MAX_KEYS:
-        raise ConnectionDataError(f"{name}: {len(header)} different keys in {len(first)} "
-                                  "lines; expected the same few in each.")
+    check_keys(name, header, len(first))
     return header, ((line, None if fault else list(map(row.get, header)), fault)
                     for line, row, fault in chain(first, rows))
-
-
-def _header(name: str, rows: Iterator[tuple[int, Row]]) -> tuple[int, list[str]]:
-    """The names of the columns, and their line; the rows go on behind it."""
-    for line, row in rows:
-        if isinstance(row, csv.Error):
-            found, expected = fault_of(row)
-            raise ConnectionDataError(f"{name}, line {line}: found {found}, expected the names "
-                                      f"of the columns, {expected}.")
-        if "\0" in "".join(row):
-            raise ConnectionDataError(f"{name}, line {line}: found NUL bytes, expected names of "
-                                      "columns. If the file is UTF-16 without a mark at its "
-                                      "beginning, state encoding='utf-16-le'.")
-        if filled(row):
-            return line, row
-    return 1, []
-
-
-def _separated(rows: Iterable[tuple[int, Row]], header_line: int, width: int, advice: str
-               ) -> _Checked:
-    for line, row in rows:
-        if isinstance(row, csv.Error):
-            yield line, None, fault_of(row)
-        elif len(row) == width and filled(row):
-            yield line, row, None
-        elif filled(row):
-            yield line, None, (f"{len(row)} fields",
-                               f"{width} as in line {header_line}; a text {advice}")
 
 
 # Parquet

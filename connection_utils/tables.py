@@ -13,16 +13,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connection_utils.columns import NAMES, NUMBER, plain_name
 from connection_utils.faults import ConnectionDataError, show
+from connection_utils.layout import (
+    STS_COLUMNS,
+    check_keys,
+    fault_below,
+    is_for_excel,
+    is_json,
+    is_sts,
+    names_of,
+    separator_of,
+    sts_fault,
+)
 from connection_utils.texts import (
-    SEPARATORS,
     decode,
-    fault_of,
     filled,
-    find_separator,
     first_line,
-    is_json_object,
     json_rows,
     plain_rows,
     quoted_rows,
@@ -30,10 +36,8 @@ from connection_utils.texts import (
 )
 from connection_utils.workspace import shown
 
-STS_COLUMNS = ["genre", "source", "year", "id", "score", "sentence1", "sentence2"]
 MAX_UNPACKED = 2 << 30       # bytes, of all parts of an Excel file
 MAX_SHEET_ROWS = 1 << 20     # Excel's own limit
-MAX_KEYS = 200               # different ones in a JSON Lines file
 SAVE_AS = "Save it as .xlsx, or as CSV in UTF-8."
 
 
@@ -80,19 +84,16 @@ def read_table(path: Path, encoding: str | None = None,
                                   f"{SAVE_AS}")
     text, encoding, told = decode(name, content, encoding)
     first = first_line(text)
-    if first.startswith("sep=") and len(first) == 5:      # a line for Excel alone
+    if is_for_excel(first):
         text = text.replace(first, "", 1)
         first = first_line(text)
     if not first:
         raise ConnectionDataError(f"{name}: the file is empty; expected pairs.")
-    if first.count("\t") >= 6 and NUMBER.fullmatch(first.split("\t")[4].strip()):
+    if is_sts(first):
         return _sts_table(text, encoding, told)
-    if suffix in (".jsonl", ".ndjson", ".json") or is_json_object(first):
+    if is_json(first, suffix):
         return _json_table(name, text, encoding, told)
-    known = {plain_name(each) for each in (*sum(NAMES.values(), ()), *names)}
-    separator = find_separator(first, known)
-    if separator != ("," if suffix == ".csv" else "\t"):
-        told.append(f"fields are separated by {SEPARATORS[separator]}s")
+    separator = separator_of(first, suffix, names, told)
     return _separated_table(name, text, encoding, separator, told)
 
 
@@ -128,12 +129,10 @@ def _sts_table(text: str, encoding: str, told: list[str]) -> Table:
     width = len(STS_COLUMNS)
     cells, broken = {}, {}
     for line, row in plain_rows(text):
-        if len(row) < width:
-            broken[line] = (f"{len(row)} tab-separated fields",
-                            f"at least {width} ({', '.join(STS_COLUMNS)})",
-                            _by_column(STS_COLUMNS, row))
+        if fault := sts_fault(row):
+            broken[line] = (*fault, _by_column(STS_COLUMNS, row))
         else:
-            cells[line] = row[:width]                    # some rows name their sources, too
+            cells[line] = row[:width]
     return Table(STS_COLUMNS, _frame(cells, width), broken, told, encoding=encoding,
                  headerless=True)
 
@@ -143,29 +142,16 @@ def _separated_table(name: str, text: str, encoding: str, separator: str, told: 
     rows, quoted = tab_rows(text, told) if separator == "\t" else (
         quoted_rows(text, separator), True)
     rows = iter(rows)
-    header_line, header = next((row for row in rows if filled(row[1])), (1, []))
-    if isinstance(header, csv.Error):
-        found, expected = fault_of(header)
-        raise ConnectionDataError(f"{name}, line {header_line}: found {found}, expected the "
-                                  f"names of the columns, {expected}.")
-    if "\0" in "".join(header):
-        raise ConnectionDataError(
-            f"{name}, line {header_line}: found NUL bytes, expected the names of the columns. "
-            "If the file is UTF-16 without a mark at its beginning, state "
-            "encoding='utf-16-le'.")
+    header_line, header = names_of(name, rows)
     cells, broken, empty = {}, {}, 0
     for line, row in rows:
-        if isinstance(row, csv.Error):
-            broken[line] = (*fault_of(row), {"": row.args[1]})
-        elif not filled(row):
+        if not filled(row):
             empty += 1
-        elif len(row) == len(header):
-            cells[line] = row
+        elif fault := fault_below(header_line, len(header), separator, quoted, row):
+            broken[line] = (*fault, {"": row.args[1]} if isinstance(row, csv.Error)
+                            else _by_column(header, row))
         else:
-            advice = f"with a {SEPARATORS[separator]} needs double quotes" if quoted else \
-                "can hold no tab"
-            broken[line] = (f"{len(row)} fields", f"{len(header)} as in line {header_line}; "
-                            f"a text {advice}", _by_column(header, row))
+            cells[line] = row
     if empty:
         told.append(f"{empty} rows without any text are left out")
     return Table(header, _frame(cells, len(header)), broken, told, header_line,
@@ -180,9 +166,7 @@ def _json_table(name: str, text: str, encoding: str, told: list[str]) -> Table:
         else:
             rows[line] = row
             keys.update(row)
-    if len(keys) > MAX_KEYS:
-        raise ConnectionDataError(f"{name}: {len(keys)} different keys in {len(rows)} lines; "
-                                  "expected the same few in each.")
+    check_keys(name, keys, len(rows))
     cells = {line: list(map(row.get, keys)) for line, row in rows.items()}
     return Table(list(keys), _frame(cells, len(keys)), broken, told)
 

@@ -1,5 +1,6 @@
 """The set-up's files agree with each other: one lock, one list of what is needed."""
 
+import ast
 import json
 import re
 import subprocess
@@ -73,21 +74,22 @@ def test_every_import_of_the_module_is_a_direct_dependency():
 
 
 def test_imports_run_one_way():
-    """A file imports only files that stand below it in the design's order."""
-    order = ["series", "bundle", "notebooks", "finetune", "score",
-             "training_panel", "threshold_panel", "knobs", "plots", "runs", "training", "trouble", "checkpoint",
-             "optimization", "history", "config", "averaging",
-             "losses", "evaluation", "onnx_bert",
-             "scorer", "arrow", "row_source", "chunks",
-             "dataset", "reading", "splitting", "tables", "texts", "columns", "faults",
-             "documentation", "bert", "packing", "dropout", "encoding", "doctor",
-             "model_report", "model_files", "assets", "files", "workspace", "processes"]
-    files = {path.stem: path for path in (ROOT / "connection_utils").glob("[!_]*.py")}
+    """A file imports only files that stand below it in the list of the module's README."""
+    folder = ROOT / "connection_utils"
+    order = re.findall(r"`(\w+)\.py`", (folder / "README.md").read_text())
+    assert len(set(order)) == len(order)
+    files = {path.stem: path for path in folder.glob("[!_]*.py")}
     assert set(files) == set(order)
     for name, path in files.items():
-        for other in re.findall(r"^from connection_utils(?:\.(?=\w+ import)| import )(\w+)",
-                                path.read_text(), re.MULTILINE):
-            assert order.index(other) > order.index(name), f"{name} imports {other}"
+        for node in ast.parse(path.read_text()).body:
+            module = getattr(node, "module", None) or ""
+            if isinstance(node, ast.ImportFrom) and module.startswith("connection_utils"):
+                others = [each.name for each in node.names] if module == "connection_utils" \
+                    else [module.removeprefix("connection_utils.")]
+                for other in others:
+                    assert order.index(other) > order.index(name), f"{name} imports {other}"
+            elif isinstance(node, ast.Import):
+                assert not any("connection_utils" in each.name for each in node.names)
 
 
 def test_the_model_folder_never_shadows_the_library():
