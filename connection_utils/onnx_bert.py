@@ -80,14 +80,16 @@ class OnnxBert:
 
     In fp32 the embeddings equal the model's to about 1e-6. In `int8` they do not: ask your
     dev pairs what it costs. There a text's embedding also depends a little on the texts in
-    the same batch, as these share the scale of the activations.
+    the same batch, as these share the scale of the activations. The file that it runs
+    (`export_onnx` says what goes in and out) stays at `path`, if that is given.
     """
 
-    def __init__(self, model: ConnectionBert, int8: bool = False) -> None:
+    def __init__(self, model: ConnectionBert, int8: bool = False,
+                 path: str | Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
+            path = Path(path or Path(folder) / "model.onnx")
             export_onnx(model, path, int8)
             self.size = path.stat().st_size                # bytes
             self.session = onnxruntime.InferenceSession(

@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
@@ -28,8 +29,13 @@ def plain(model):
 
 
 @pytest.fixture(scope="module")
-def int8(model):
-    return OnnxBert(model, int8=True)
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept") / "model_int8.onnx"
+
+
+@pytest.fixture(scope="module")
+def int8(model, file):
+    return OnnxBert(model, int8=True, path=file)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
@@ -57,6 +63,14 @@ def test_int8_is_smaller_differs_and_scores_as_well(model, plain, int8):
     found = int8.similarity(dev["sentence1"], dev["sentence2"])
     assert 0.001 < np.abs(found - expected).max() < 0.15
     assert spearman(dev["score"], found) > spearman(dev["score"], expected) - 0.0033
+
+
+def test_the_file_that_it_runs_is_kept_where_a_path_says(int8, file):
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert file.stat().st_size == int8.size
+    batch = {"input_ids": np.array([[101, 7632, 102]]), "attention_mask": np.ones((1, 3), int)}
+    again = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(again.run(None, batch)[0], int8.session.run(None, batch)[0])
 
 
 def test_making_one_says_nothing_and_leaves_logging_as_it_was(model, capfd):
