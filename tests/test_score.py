@@ -9,8 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -195,35 +194,74 @@ def test_nothing_is_overwritten(tmp_path, scorer, pairs):
 
 # Killed, and gone on
 
-DRIVER = """
-import os, signal, sys
-from connection_utils import ConnectionScorer, chunks, row_source, score
+SCORE_AND_DIE = """
+import json, os, signal, sys, time, traceback
+from connection_utils import ConnectionScorer, chunks, row_source, score   # once, for all
+
 for module in (chunks, row_source, score):
     module.CHUNK = 5
+
 class Slow(ConnectionScorer):
     calls = 0
     def __call__(self, batch):
         self.calls += 1
-        if self.calls == int(sys.argv[4]):
+        if self.calls == call:
             os.kill(os.getpid(), signal.SIGKILL)
         print("part", flush=True)
         return super().__call__(batch)
-score.score_file(sys.argv[1], sys.argv[2], Slow(sys.argv[3], device="cpu"))
+
+for line in sys.stdin:                                # a process a line
+    pairs, out, folder, call, seconds = json.loads(line)
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(120)
+        os.dup2(tell, 1)
+        try:
+            score.score_file(pairs, out, Slow(folder, device="cpu"))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(tell)
+    if seconds is not None:
+        os.read(told, 1)                              # it has begun
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    os.close(told)
+    print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
-def drive(tmp_path: Path, folder: Path, call: int = 0) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path / "pairs.csv",
-                             tmp_path / "scored.csv", folder, str(call)],
-                            stdout=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def drive() -> Iterator[Callable[..., int]]:
+    """Scores in a process of its own: (tmp_path, model, call, seconds) -> how it ended.
+
+    It kills itself before it scores part `call`, or is killed `seconds` after the first one.
+    """
+    server = subprocess.Popen([sys.executable, "-c", SCORE_AND_DIE], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+
+    def run(folder: Path, model: Path, call: int = 0, seconds: float | None = None) -> int:
+        server.stdin.write(json.dumps([str(folder / "pairs.csv"), str(folder / "scored.csv"),
+                                       str(model), call, seconds]) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, "the server died"
+        return int(answer)
+
+    yield run
+    server.stdin.close()
+    server.wait(30)
 
 
 @pytest.mark.parametrize("part", [1, 3, 5])
-def test_after_a_kill_no_part_is_scored_twice(tmp_path, tiny_folder, scorer, pairs, part):
+def test_after_a_kill_no_part_is_scored_twice(drive, tmp_path, tiny_folder, scorer, pairs,
+                                              part):
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    with drive(tmp_path, tiny_folder, part) as killed:
-        killed.communicate(timeout=120)
-    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "scored.csv").exists()
+    killed = drive(tmp_path, tiny_folder, part)
+    assert killed == -signal.SIGKILL and not (tmp_path / "scored.csv").exists()
     told = []
     assert score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", scorer,
                       tell=told.append) == 23
@@ -237,18 +275,15 @@ def test_after_a_kill_no_part_is_scored_twice(tmp_path, tiny_folder, scorer, pai
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_at_any_moment_it_ends_with_every_row(tmp_path, tiny_folder, scorer, make_pairs,
-                                                     seed):
+def test_killed_at_any_moment_it_ends_with_every_row(drive, tmp_path, tiny_folder, scorer,
+                                                     make_pairs, seed):
     make_pairs(100).to_csv(tmp_path / "pairs.csv", index=False)
     whole = tmp_path / "whole.csv"
     score_file(tmp_path / "pairs.csv", whole, scorer, tell=silent)
     moments, killed = random.Random(seed), 0
     for _ in range(6):
-        with drive(tmp_path, tiny_folder) as process:
-            process.stdout.readline()                    # it has begun
-            time.sleep(moments.uniform(0, 0.3))
-            process.kill()
-        killed += process.wait() == -signal.SIGKILL
+        killed += drive(tmp_path, tiny_folder,
+                        seconds=moments.uniform(0, 0.3)) == -signal.SIGKILL
         if (tmp_path / "scored.csv").exists():
             break
     else:
@@ -258,11 +293,11 @@ def test_killed_at_any_moment_it_ends_with_every_row(tmp_path, tiny_folder, scor
 
 
 @pytest.mark.parametrize("change", ["pairs", "model", "options"])
-def test_parts_of_another_job_are_not_taken(tmp_path, tiny_folder, scorer, pairs, alter, change):
+def test_parts_of_another_job_are_not_taken(drive, tmp_path, tiny_folder, scorer, pairs, alter,
+                                            change):
     path = tmp_path / "pairs.csv"
     pairs.to_csv(path, index=False)
-    with drive(tmp_path, tiny_folder, 3) as killed:
-        killed.communicate(timeout=120)
+    assert drive(tmp_path, tiny_folder, 3) == -signal.SIGKILL
     if change == "pairs":
         pairs[::-1].to_csv(path, index=False)
     elif change == "model":
