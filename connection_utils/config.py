@@ -2,8 +2,10 @@
 
 from dataclasses import asdict, dataclass, field, fields
 
-from connection_utils.losses import LOSSES
-
+# What losses.py and bert.py know by name. Both import torch, which takes seconds: a command
+# line says before that what it expects.
+LOSS_NAMES = ("cosine_mse", "cosent", "multiple_negatives_ranking")
+POOLING_NAMES = ("mean", "cls", "max")
 
 ASIDE = {"decides": False}             # what makes no difference to the weights
 
@@ -23,7 +25,7 @@ class TrainingConfig:
     warmup_ratio: float = 0.1          # share of the steps; then down to 0 in a line
     weight_decay: float = 0.01         # AdamW; not on biases and LayerNorm
     max_grad_norm: float = 1.0
-    loss: str = "cosine_mse"           # a name in LOSSES
+    loss: str = "cosine_mse"           # a name in losses.LOSSES
     evaluations_per_epoch: int = 4     # dev Spearman; the best weights are kept
     freeze_embeddings: bool = False    # the embedding tables stay as they are
     frozen_layers: int = 0             # so many of the lowest layers, and the embeddings
@@ -35,8 +37,8 @@ class TrainingConfig:
     resume: bool = field(default=False, metadata=ASIDE)          # go on from a checkpoint
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
+        if self.loss not in LOSS_NAMES:
+            raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSS_NAMES)}")
         for name, low in (("epochs", 1), ("batch_size", 1), ("bucket", 1),
                           ("gradient_accumulation_steps", 1), ("evaluations_per_epoch", 1),
                           ("frozen_layers", 0), ("checkpoint_every", 0)):

@@ -27,7 +27,7 @@ from connection_utils.model_report import (
     read_config,
     read_vocab_txt,
 )
-from connection_utils.workspace import as_path, shown
+from connection_utils.workspace import as_path, missing_model, shown
 
 BODY = ("embeddings.", "encoder.")    # anything else is a head, and not needed here
 
@@ -41,13 +41,8 @@ def check_model_dir(folder: str | Path) -> ModelReport:
     """
     path = as_path(folder)
     report = ModelReport(path.absolute())
-    if not path.is_dir():
-        found = "it is a file" if path.exists() else "folder not found"
-        report.problems.append(
-            f"{found}: {path.absolute()}. Expected a folder with config.json, vocab.txt "
-            "and model.safetensors or pytorch_model.bin. Nothing is ever fetched from a "
-            "model hub: transformers/README.md tells how to bring a model by hand."
-        )
+    if missing := missing_model(path):
+        report.problems.append(missing)
         return report
     report.files = list_files(path)
     report.problems += check_files(path)

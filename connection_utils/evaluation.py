@@ -5,11 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import (
-    confusion_matrix,
-    label_ranking_average_precision_score,
-    precision_recall_curve,
-)
 
 from connection_utils.bert import ConnectionBert
 
@@ -67,6 +62,8 @@ def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
     if connected.all() or not connected.any():
         raise ValueError(f"{connected.sum()} of {len(connected)} pairs are connected; "
                          "expected some of both kinds")
+    from sklearn.metrics import precision_recall_curve    # here: no training wants scikit-learn
+
     precision, recall, thresholds = precision_recall_curve(connected, cosines)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = int(np.argmax(f1[:-1]))                        # the last point has no threshold
@@ -78,6 +75,8 @@ def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
 def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
                     ) -> dict[str, float]:
     """Accuracy, precision, recall, F1 and the four counts of saying "connected" there."""
+    from sklearn.metrics import confusion_matrix
+
     said = np.asarray(cosines, dtype=np.float64) >= threshold
     tn, fp, fn, tp = confusion_matrix(connected, said, labels=[False, True]).ravel().tolist()
     return {
@@ -95,6 +94,8 @@ def mean_reciprocal_rank(model: ConnectionBert, pairs: pd.DataFrame) -> float:
     For pairs that are all connected and have no scores, each row a match: 1 if the own one
     always has the highest cosine, 1/2 if it always comes second (MRR, as in search).
     """
+    from sklearn.metrics import label_ranking_average_precision_score
+
     first, second = (model.encode(pairs[side], normalize=True)
                      for side in ("sentence1", "sentence2"))             # (rows, hidden)
     return float(label_ranking_average_precision_score(np.eye(len(pairs)), first @ second.T))

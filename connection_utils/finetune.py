@@ -27,20 +27,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
+from pandas import DataFrame
+
 from connection_utils import processes
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.bert import POOLINGS, ConnectionBert
-from connection_utils.checkpoint import remove_checkpoints
 from connection_utils.columns import stated_columns
-from connection_utils.config import RECIPES, TrainingConfig
-from connection_utils.dataset import ConnectionDataset
-from connection_utils.evaluation import bootstrap_interval, spearman
+from connection_utils.config import LOSS_NAMES, POOLING_NAMES, RECIPES, TrainingConfig
 from connection_utils.files import clear_leftovers
-from connection_utils.losses import LOSSES
 from connection_utils.reading import ConnectionDataError, read_splits
-from connection_utils.runs import read_run, run_folder, run_settings, save_run
-from connection_utils.training import train
-from connection_utils.workspace import shown
+from connection_utils.workspace import missing_model, shown
 
 HELP = {
     "epochs": "how often each pair is seen",
@@ -87,14 +82,14 @@ def parser(recipe: TrainingConfig = RECIPES["post"]) -> argparse.ArgumentParser:
     options.add_argument("--output", metavar="FOLDER",
                          help="where the model goes (default: a folder under runs/ that "
                               "carries the settings)")
-    options.add_argument("--pooling", choices=POOLINGS, default="mean",
+    options.add_argument("--pooling", choices=POOLING_NAMES, default="mean",
                          help="how token vectors become one (default: %(default)s)")
     options.add_argument("--max-length", type=int, default=128, metavar="TOKENS",
                          help="longer texts are cut (default: %(default)s)")
     options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
     for setting in fields(TrainingConfig):
         kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {
-            "type": setting.type, "choices": LOSSES if setting.name == "loss" else None}
+            "type": setting.type, "choices": LOSS_NAMES if setting.name == "loss" else None}
         options.add_argument(
             "--" + setting.name.replace("_", "-"), default=getattr(recipe, setting.name),
             **kind,
@@ -128,8 +123,15 @@ def _main(options: argparse.Namespace) -> None:
         reading = {"columns": stated_columns(options.columns), "scale": options.scale,
                    "on_bad_rows": "drop" if options.drop_bad_rows else None}
         reading = {name: said for name, said in reading.items() if said}
-        splits = processes.in_all(
-            lambda: read_splits(options.data, config.seed, tell=_say, **reading))
+        splits = processes.in_all(lambda: _read(options, config.seed, **reading))
+        # What imports torch takes seconds; most of what can be wrong is told by now.
+        from connection_utils.bert import ConnectionBert
+        from connection_utils.checkpoint import remove_checkpoints
+        from connection_utils.dataset import ConnectionDataset
+        from connection_utils.evaluation import bootstrap_interval, spearman
+        from connection_utils.runs import run_folder, run_settings, save_run
+        from connection_utils.training import train
+
         model = processes.in_all(lambda: ConnectionBert.from_local(
             options.model, options.pooling, options.max_length, options.device))
         settings = run_settings(options.model, options.data, options.pooling,
@@ -183,8 +185,17 @@ def _main(options: argparse.Namespace) -> None:
     _say(f"saved   {shown(output)}")
 
 
+def _read(options: argparse.Namespace, seed: int, **reading: object) -> dict[str, DataFrame]:
+    """The pairs by split; ValueError if they cannot be used, or if there is no model."""
+    if missing := missing_model(options.model):
+        raise ValueError(missing)
+    return read_splits(options.data, seed, tell=_say, **reading)
+
+
 def _done(output: Path, checkpoints: Path, resume: bool, settings: dict) -> bool:
     """Whether the model is there already; FileExistsError if it must not be written."""
+    from connection_utils.bert import ConnectionBert
+
     ConnectionBert.check_output(output)
     if resume and not checkpoints.exists() and _finished(output, settings):
         return True
@@ -193,6 +204,8 @@ def _done(output: Path, checkpoints: Path, resume: bool, settings: dict) -> bool
 
 
 def _finished(output: Path, settings: dict) -> bool:
+    from connection_utils.runs import read_run
+
     try:
         return bool(read_run(output, settings))
     except (FileNotFoundError, ValueError):

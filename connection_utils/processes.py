@@ -2,21 +2,24 @@
 
 Each holds the whole model, goes through its own share of every batch, and makes the same
 step. One process is the ordinary case: then nothing is sent, and every question here has
-its answer at once.
+its answer at once, and torch is not even imported: that takes seconds, and a command line
+tells by then what is wrong with its options and files.
 """
+
+from __future__ import annotations
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 Made = TypeVar("Made")
 GO_ON = ("What was saved before is whole. With --checkpoint-every in the command, the same "
@@ -25,12 +28,17 @@ GO_ON = ("What was saved before is whole. With --checkpoint-every in the command
 
 def count() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return sys.modules["torch.distributed"].get_world_size() if _are_a_group() else 1
 
 
 def rank() -> int:
     """This one's number, from 0 on."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return sys.modules["torch.distributed"].get_rank() if _are_a_group() else 0
+
+
+def _are_a_group() -> bool:
+    dist = sys.modules.get("torch.distributed")      # a group exists only where it is imported
+    return dist is not None and dist.is_initialized()
 
 
 def is_main() -> bool:
@@ -48,6 +56,9 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
+    import torch
+    import torch.distributed as dist
+
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
     if gpus:
         if local >= gpus:
@@ -79,6 +90,8 @@ def from_main(make: Callable[[], Made]) -> Made:
     """What `make` returns in the main process, in all of them; what it raises, all raise."""
     if count() == 1:
         return make()
+    import torch.distributed as dist
+
     sent: list[object] = [None]
     if is_main():
         try:
@@ -111,6 +124,8 @@ def from_each(value: Made) -> list[Made]:
     """Every process's `value`, by rank, in all of them."""
     values = [value] * count()
     if count() > 1:
+        import torch.distributed as dist
+
         dist.all_gather_object(values, value)
     return values
 
@@ -128,19 +143,22 @@ def must_agree(facts: Mapping[str, str]) -> None:
 
 def total(number: int) -> int:
     """The sum of what all processes state."""
-    return _reduced(number, dist.ReduceOp.SUM)
+    return _reduced(number, "SUM")
 
 
 def largest(number: int) -> int:
     """The largest number that a process states; of bools: whether one of them is true."""
-    return _reduced(number, dist.ReduceOp.MAX)
+    return _reduced(number, "MAX")
 
 
-def _reduced(number: int, how: dist.ReduceOp) -> int:
+def _reduced(number: int, how: str) -> int:
     if count() == 1:
         return number
+    import torch
+    import torch.distributed as dist
+
     said = torch.tensor(int(number))
-    dist.all_reduce(said, how)
+    dist.all_reduce(said, getattr(dist.ReduceOp, how))
     return said.item()
 
 
@@ -148,13 +166,17 @@ def _reduced(number: int, how: dist.ReduceOp) -> int:
 
 def sharing(model: nn.Module) -> nn.Module:
     """`model` in DistributedDataParallel, so that gradients become the processes' mean."""
-    return model if count() == 1 else DistributedDataParallel(
-        model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    if count() == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(model, forward_sync_buffers=False,
+                                   gradient_as_bucket_view=True)
 
 
 def not_yet(model: nn.Module) -> AbstractContextManager:
     """A block whose gradients wait in this process until a backward pass outside of it."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+    return model.no_sync() if hasattr(model, "no_sync") else nullcontext()
 
 
 def gather_pairs(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor, most: int
@@ -167,6 +189,9 @@ def gather_pairs(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor, most: in
     """
     if count() == 1:
         return u, v, score
+    import torch
+    import torch.distributed as dist
+
     own = torch.cat([u, v, score[:, None]], dim=1)
     sent = own.new_full((most, own.shape[1]), torch.nan)     # all send as many rows
     sent[:len(own)] = own.detach()

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Mapping
 from glob import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -32,8 +33,10 @@ from connection_utils.columns import TEXTS, stated_columns
 from connection_utils.faults import ConnectionDataError, show
 from connection_utils.files import clear_leftovers, sha256_of, write_whole
 from connection_utils.row_source import Part, RowSource
-from connection_utils.scorer import ConnectionScorer
-from connection_utils.workspace import as_path, progress, shown
+from connection_utils.workspace import as_path, missing_model, progress, shown
+
+if TYPE_CHECKING:
+    from connection_utils.scorer import ConnectionScorer
 
 FORMAT = 1                           # of the parts; another number makes all be scored anew
 WRITERS = {".csv": pyarrow.csv.CSVWriter, ".parquet": pq.ParquetWriter}
@@ -41,7 +44,7 @@ WRITERS = {".csv": pyarrow.csv.CSVWriter, ".parquet": pq.ParquetWriter}
 Tell = Callable[[str], object]
 
 
-def score_file(pairs: str | Path, out: str | Path, scorer: ConnectionScorer,
+def score_file(pairs: str | Path, out: str | Path, scorer: "ConnectionScorer",
                columns: Mapping[str, str] | None = None, encoding: str | None = None,
                keep_bad_rows: bool = False, tell: Tell = print) -> int:
     """Write `pairs` with their cosines to `out`; returns how many rows it has.
@@ -104,7 +107,7 @@ def _schema_with(into: str, source: RowSource, out: Path) -> pa.Schema:
     return schema
 
 
-def _score_part(part: Part, scorer: ConnectionScorer, schema: pa.Schema, path: Path) -> None:
+def _score_part(part: Part, scorer: "ConnectionScorer", schema: pa.Schema, path: Path) -> None:
     texts = {name: part.good[ours].tolist() for name, ours in zip(scorer.columns, TEXTS)}
     cosines = pd.Series(scorer(texts)[scorer.into], part.good.index, dtype="float32"
                         ).reindex(part.lines)
@@ -141,6 +144,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Score a file; see ``--help``."""
     options = parser().parse_args(arguments)
+    if missing := missing_model(options.model):
+        sys.exit(missing)
+    from connection_utils.scorer import ConnectionScorer     # and torch, which takes seconds
+
     try:
         scorer = ConnectionScorer(options.model, into=options.into,
                                   batch_size=options.batch_size, device=options.device)

@@ -27,6 +27,7 @@ from connection_utils.assets import (
     AssetError,
     fetch_assets,
 )
+from connection_utils.config import TrainingConfig
 from connection_utils.files import write_whole
 from connection_utils.notebooks import (
     NOTEBOOKS,
@@ -37,7 +38,7 @@ from connection_utils.notebooks import (
     in_place,
     parameters_of,
 )
-from connection_utils.workspace import as_path, runs_folder, shown
+from connection_utils.workspace import as_path, missing_model, runs_folder, shown
 
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
@@ -50,7 +51,7 @@ def run(model: str, data: str, epochs: int | None) -> None:
     A notebook whose executed copy was made from the same notebook, module, model, data
     and parameters is not run again.
     """
-    _fetch(model, data)
+    _fetch_or_refuse(model, data)
     wanted = {"model_dir": model, "data": data, "epochs": epochs}
     given = {name: value for name, value in wanted.items() if value is not None}
     settings = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb") | given
@@ -77,9 +78,7 @@ def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
     The copies go to ``runs/sweeps/``, a folder a value; a value that is in place there is
     not run again. What is tabled is dev: test is not for choosing.
     """
-    from connection_utils.runs import read_run
-
-    _fetch(model, data)
+    _fetch_or_refuse(model, data)
     known = parameters_of(NOTEBOOKS / f"{CORE[2]}.ipynb")
     if parameter not in known:
         raise ValueError(f"notebook 03 has no parameter {parameter!r}; expected one of "
@@ -89,6 +88,8 @@ def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
     except ValueError:
         raise ValueError(f"{parameter} is {' '.join(values)}; expected values such as "
                          f"{known[parameter]!r}") from None
+    from connection_utils.runs import read_run
+
     fingerprint, rows = fingerprint_of(model, data), []
     for value in chosen:
         given = {"model_dir": model, "data": data, parameter: value}
@@ -105,10 +106,16 @@ def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
     print(f"\n{parameter:>14}  dev Spearman × 100  seconds  the notebook", *rows, sep="\n")
 
 
-def _fetch(model: str, data: str) -> None:
-    """Put the default model and the default data in place, where they are what is wanted."""
+def _fetch_or_refuse(model: str, data: str) -> None:
+    """Put the default model and data in place, if wanted; ValueError for what is not there."""
     fetch_assets(*(asset for asset, wanted in ((MODEL, model), (DATA, data))
                    if as_path(wanted) == Path(asset.folder)))
+    if missing := missing_model(model):
+        raise ValueError(missing)
+    if not as_path(data).exists():
+        from connection_utils.reading import read_splits
+
+        read_splits(data)                      # which says what was expected
 
 
 def save_outputs(only: str | None) -> None:
@@ -132,19 +139,18 @@ def _save_readme_picture(path: Path) -> None:
         scratch.write_bytes(base64.b64decode(picture))
 
 
-def _trained(parameters: dict) -> tuple[Path, object]:
-    from connection_utils.config import TrainingConfig
-    from connection_utils.runs import run_folder, run_settings
-
+def _trained(parameters: dict) -> tuple[Path, TrainingConfig]:
     config = TrainingConfig(**{field.name: parameters[field.name]
                                for field in fields(TrainingConfig)
                                if field.name in parameters})
+    from connection_utils.runs import run_folder, run_settings
+
     settings = run_settings(parameters["model_dir"], parameters["data"],
                             parameters["pooling"], parameters["max_length"], config)
     return run_folder(settings), config
 
 
-def _tell_duration(settings: dict, config) -> None:
+def _tell_duration(settings: dict, config: TrainingConfig) -> None:
     """Time some steps on this machine, and say how long the series will take."""
     from connection_utils.bert import ConnectionBert
     from connection_utils.dataset import ConnectionDataset, connection_loader

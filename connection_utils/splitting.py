@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 
 def pair_keys(pairs: pd.DataFrame) -> pd.Series:
@@ -82,6 +81,8 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
         "cut apart; bring a folder with train, dev and test files")
     if len(np.unique(groups)) < 10:
         raise related
+    from sklearn.model_selection import StratifiedGroupKFold   # a second or two; rarely wanted
+
     tenths = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
     with warnings.catch_warnings():          # few pairs of one kind of score: as even as can be
         warnings.simplefilter("ignore", UserWarning)

@@ -36,6 +36,17 @@ def shown(path: str | Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
+def missing_model(folder: str | Path) -> str | None:
+    """What to tell where no folder `folder` is; None where there is one."""
+    path = as_path(folder)
+    if path.is_dir():
+        return None
+    found = "it is a file" if path.exists() else "folder not found"
+    return (f"{found}: {path.absolute()}. Expected a folder with config.json, vocab.txt and "
+            "model.safetensors or pytorch_model.bin. Nothing is ever fetched from a model hub: "
+            "transformers/README.md tells how to bring a model by hand.")
+
+
 def progress(iterable: Iterable, **options) -> tqdm:
     """A tqdm bar over `iterable`, for whoever watches.
 

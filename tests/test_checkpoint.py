@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import pytest
 import torch
@@ -294,7 +296,7 @@ TRAIN_AND_DIE = """
 import json, os, signal, sys, time
 from pathlib import Path
 import torch
-from connection_utils import bert, checkpoint, finetune       # imported once, forked often
+from connection_utils import bert, checkpoint, finetune, runs, training  # once, for all forks
 
 torch.set_num_threads(1)
 model, data = sys.argv[1:3]
@@ -335,7 +337,7 @@ POINTS = WHEN_SAVED | {
     "best model and history, written, not in place": lambda: before(os, "rename", 1),
     "best model and history, between two renames": lambda: before(os, "rename", 2),
     "best model in place, checkpoints not removed": lambda: before(
-        finetune, "remove_checkpoints", 1),
+        checkpoint, "remove_checkpoints", 1),
 }
 
 def run(folder, point, *more):
@@ -371,23 +373,32 @@ for line in sys.stdin:                                # a case a line
 
 @pytest.fixture(scope="module")
 def process(make_tiny_folder, make_pairs, tmp_path_factory):
-    """Runs finetune in processes of their own: (folder, point, seconds) -> how it ended."""
+    """Runs finetune in processes of their own: (folder, point, seconds) -> how it ended.
+
+    A run takes one core; there are two servers, so that two threads may call it at a time.
+    """
     data = tmp_path_factory.mktemp("data") / "pairs.csv"
     make_pairs(160).to_csv(data, index=False)
-    server = subprocess.Popen(
-        [sys.executable, "-c", TRAIN_AND_DIE, str(make_tiny_folder()), str(data)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", TRAIN_AND_DIE, str(make_tiny_folder()), str(data)]
+    servers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                text=True) for _ in range(2)]
+    free = SimpleQueue()
+    for server in servers:
+        free.put(server)
 
     def run(folder, point=None, seconds=None, *more):
+        server = free.get()
         server.stdin.write(json.dumps([str(folder), point, seconds, *more]) + "\n")
         server.stdin.flush()
         answer = server.stdout.readline()
+        free.put(server)
         assert answer, "the server died"
         return json.loads(answer)
 
     yield run
-    server.stdin.close()
-    server.wait(30)
+    for server in servers:
+        server.stdin.close()
+        server.wait(30)
 
 
 def what_stands(folder):
@@ -413,26 +424,45 @@ def assert_it_goes_on(process, folder, expected):
     assert names(folder.parent) == ["log", folder.name]      # no checkpoint, no litter
 
 
-@pytest.mark.parametrize("moment", range(10))
-def test_killed_at_any_moment_it_ends_with_the_same_bits(process, unkilled, tmp_path, moment):
+MOMENTS = range(10)
+INSIDE = [line.split('"')[1] for line in TRAIN_AND_DIE.splitlines()
+          if line.startswith('    "') and "lambda" in line]
+
+
+def kill_at(moment, process, unkilled, folder):
     expected, seconds = unkilled
     moment = random.Random(moment).uniform(0.02, 0.98) * seconds
-    folder = tmp_path / "run"
     killed, _, _ = process(folder, None, moment)
     assert killed or folder.exists()                  # else it was done before its time
     assert_it_goes_on(process, folder, expected)
 
 
-@pytest.mark.parametrize("point", [line.split('"')[1] for line in TRAIN_AND_DIE.splitlines()
-                                   if line.startswith('    "') and "lambda" in line])
-def test_killed_inside_a_write_it_ends_with_the_same_bits(process, unkilled, tmp_path, point):
+def kill_inside(point, process, unkilled, folder):
     expected, _ = unkilled
-    folder = tmp_path / "run"
     if "two renames" in point:                        # there must be one to replace
         assert process(folder)[:2] == [False, 0]
     killed, code, _ = process(folder, point)
-    assert killed and code == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert killed and code == -signal.SIGKILL, (folder.parent / "log").read_text()
     assert_it_goes_on(process, folder, expected)
+
+
+@pytest.fixture(scope="module")
+def cases(process, unkilled, tmp_path_factory):
+    """Each case killed and gone on with, two at a time; its future raises what is wrong."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {case: pool.submit(kill_at if case in MOMENTS else kill_inside, case, process,
+                                 unkilled, tmp_path_factory.mktemp("killed") / "run")
+               for case in (*MOMENTS, *INSIDE)}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_it_ends_with_the_same_bits(cases, moment):
+    cases[moment].result()
+
+
+@pytest.mark.parametrize("point", INSIDE)
+def test_killed_inside_a_write_it_ends_with_the_same_bits(cases, point):
+    cases[point].result()
 
 
 def test_a_disk_that_is_full_when_the_model_is_saved_costs_nothing(process, unkilled, tmp_path):
