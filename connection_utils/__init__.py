@@ -51,6 +51,7 @@ _HOME = {
     "read_run": "runs",
     "run_folder": "runs",
     "run_settings": "runs",
+    "write_model_card": "runs",
     "ConnectionScorer": "scorer",
     "score_file": "score",
     "TrainingPanel": "training_panel",

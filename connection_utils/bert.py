@@ -18,7 +18,7 @@ from transformers import BertModel, BertTokenizer
 from connection_utils.doctor import check_model_dir, load_weights
 from connection_utils.dropout import use_dropout
 from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
-from connection_utils.files import check_replaceable, put_back, write_folder_whole
+from connection_utils.files import check_replaceable, is_sealed, put_back, write_folder_whole
 from connection_utils.model_files import (
     SAVED_FILES,
     load_tokenizer,
@@ -193,4 +193,7 @@ class ConnectionBert(nn.Module):
 def _replaceable(folder: str | Path) -> frozenset[str]:
     """The names that may be replaced in `folder`: ours, if it is a model that we saved."""
     put_back(folder)
-    return SAVED_FILES if (Path(folder) / "modules.json").exists() else frozenset()
+    if not (Path(folder) / "modules.json").exists():
+        return frozenset()
+    card = Path(folder) / "README.md"        # a person's, or changed by one: theirs
+    return SAVED_FILES | {card.name} if is_sealed(card) else SAVED_FILES

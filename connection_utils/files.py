@@ -16,7 +16,21 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+SEAL = "<!-- Written by a program, which knows its work by the SHA-256 of all above: {} -->"
 LITTER = {".DS_Store", "Thumbs.db", ".ipynb_checkpoints"}     # nobody's work
+
+
+def sealed(text: str) -> str:
+    """Markdown `text`, and a last line, not shown, by which `is_sealed` knows it again."""
+    return f"{text}{SEAL.format(hashlib.sha256(text.encode()).hexdigest())}\n"
+
+
+def is_sealed(path: str | Path) -> bool:
+    """Whether `sealed` made the file's text. If anybody has changed a sign, it did not."""
+    if not Path(path).is_file():
+        return False
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    return text == sealed("".join(text.splitlines(keepends=True)[:-1]))
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
+from connection_utils.files import is_sealed, write_whole
 from connection_utils.history import History
+from connection_utils.model_card import model_card
 from connection_utils.workspace import runs_folder, shown
 
 
@@ -32,9 +34,32 @@ def run_folder(settings: dict) -> Path:
 
 def save_run(folder: str | Path, model: ConnectionBert, history: History, settings: dict,
              **facts: object) -> None:
-    """Save the model, and beside it ``training.json``: settings, `facts` and history."""
-    record = {**settings, **facts, "evaluations": history.evaluations}
-    model.save(folder, {"training.json": json.dumps(record, indent=2) + "\n"})
+    """Save the model, and beside it ``training.json``: settings, `facts` and history.
+
+    From these facts comes ``README.md``, its model card.
+    """
+    record = json.dumps(
+        {**settings, **facts, "evaluations": history.evaluations}, indent=2) + "\n"
+    model.save(folder, {"training.json": record, "README.md": model_card(
+        Path(folder).resolve().name, json.loads(record))})
+
+
+def write_model_card(folder: str | Path) -> None:
+    """Write a run's ``README.md`` again, with the threshold that ``threshold.json`` holds.
+
+    FileNotFoundError if `folder` holds no run; FileExistsError if the card there is not as
+    it was written here: then it is a person's work, and stays.
+    """
+    record = read_run(folder)
+    card, threshold = (Path(folder) / name for name in ("README.md", "threshold.json"))
+    if card.exists() and not is_sealed(card):
+        raise FileExistsError(
+            f"{shown(card)} was written or changed by somebody, so it was not replaced. Give "
+            "it another name, call write_model_card again, and carry over what you need.")
+    known = json.loads(threshold.read_text(encoding="utf-8")) if threshold.exists() else None
+    with write_whole(card) as scratch:
+        scratch.write_text(model_card(Path(folder).resolve().name, record, known),
+                           encoding="utf-8")
 
 
 def read_run(folder: str | Path, expected: dict | None = None) -> dict:

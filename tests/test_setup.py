@@ -68,7 +68,10 @@ def test_every_import_of_the_module_is_a_direct_dependency():
     direct = {canonicalize_name(Requirement(line).name)
               for line in PROJECT["dependencies"]}
     for path in (ROOT / "connection_utils").glob("*.py"):
-        imported = set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M))
+        nodes = list(ast.walk(ast.parse(path.read_text())))     # code, not what a text shows
+        imported = {name.split(".")[0] for node in nodes for name in (
+            [each.name for each in node.names] if isinstance(node, ast.Import) else
+            [node.module] if isinstance(node, ast.ImportFrom) else [])}
         for name in imported - {"connection_utils"} - sys.stdlib_module_names:
             assert canonicalize_name(given.get(name, name)) in direct, f"{path.name}: {name}"
 
