@@ -47,4 +47,4 @@ $(SETUP): requirements.lock pyproject.toml
 	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.PHONY: help run test test-all lab sweep execute site fetch
+.PHONY: help run test test-all lab sweep execute site bundle fetch
