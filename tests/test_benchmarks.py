@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -34,6 +35,8 @@ RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 SCRIPTS = [compare, cost_grows_linearly, draw_comparison, memory_stays_flat,
            processes_share_the_work, scoring_stays_flat, seeds, sweep, transfer,
            where_the_time_goes]
+MEASURED = ["ours", "theirs", "theirs_by_length", "encode_ours", "encode_ours_int8",
+            "encode_theirs"]
 
 
 def turn(ours, theirs):
@@ -127,10 +130,30 @@ def test_both_train_on_the_same_pairs_of_all_genres():
     assert not one.equals(compare._splits(300, 5)["train"])
 
 
-@pytest.mark.parametrize("task", ["ours", "theirs", "theirs_by_length", "encode_ours",
-                                  "encode_ours_int8", "encode_theirs"])
-def test_a_task_measures_in_a_process_of_its_own(task):
-    found = compare.measure(task, pairs=32, seed=1)
+def two_at_a_time(call, cases):
+    """A future for each case; `call` starts a process that mostly imports: a core each."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return {case: pool.submit(call, case) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What each of `MEASURED` finds."""
+    return two_at_a_time(lambda task: compare.measure(task, pairs=32, seed=1), MEASURED)
+
+
+@pytest.fixture(scope="module")
+def helped():
+    """What each script says with --help."""
+    return two_at_a_time(lambda script: subprocess.run(
+        [sys.executable, script.__file__, "--help"], capture_output=True, text=True,
+        check=True).stdout, SCRIPTS)
+
+
+@pytest.mark.parametrize("task", MEASURED)
+def test_a_task_measures_in_a_process_of_its_own(measured, task):
+    found = measured[task].result()
     assert all(value > 0 for value in found.values())
     if not task.startswith("encode"):
         assert found["pairs_per_s"] * found["seconds"] == pytest.approx(32)
@@ -138,9 +161,8 @@ def test_a_task_measures_in_a_process_of_its_own(task):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_help_says_what_is_measured_and_how_it_is_called(script):
-    said = subprocess.run([sys.executable, script.__file__, "--help"], capture_output=True,
-                          text=True, check=True).stdout
+def test_help_says_what_is_measured_and_how_it_is_called(helped, script):
+    said = helped[script].result()
     assert script.__doc__.strip() in said
     called = script.__doc__.split("python benchmarks/")[1].split()[0]
     assert called == f"{script.__name__}.py"

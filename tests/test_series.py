@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import nbformat
@@ -12,8 +13,15 @@ import pytest
 
 from connection_utils import finetune, series
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.bert import ConnectionBert
-from connection_utils.config import RECIPES, TrainingConfig, deciding
+from connection_utils.bert import POOLINGS, ConnectionBert
+from connection_utils.config import (
+    LOSS_NAMES,
+    POOLING_NAMES,
+    RECIPES,
+    TrainingConfig,
+    deciding,
+)
+from connection_utils.losses import LOSSES
 from connection_utils.reading import read_connections
 from connection_utils.workspace import ROOT
 
@@ -77,10 +85,33 @@ def start(arguments, environment):
                           capture_output=True, text=True)
 
 
+SWEEP = ["connection_utils.series", "sweep", "batch_size", "8", "16", "--data"]
+
+
 @pytest.fixture(scope="module")
-def first_run(watched, my_pairs):
-    return start(["connection_utils.series", "run", "--data", str(my_pairs), "--epochs", "1"],
-                 watched[0])
+def runs(watched, my_pairs, few_labels, tmp_path_factory):
+    """How the long runs ended, by name; two at a time, as they mostly import: a core each."""
+    run, out = ["connection_utils.series", "run", "--epochs", "1", "--data"], "--output"
+    folder = tmp_path_factory.mktemp("runs")
+    commands = {
+        "first": [*run, my_pairs],
+        "finetune": ["connection_utils.finetune", "--model", DEFAULT_MODEL, "--data",
+                     my_pairs, "--epochs", "1", "--learning-rate", "2e-5", "--batch-size",
+                     "32", "--loss", "cosine_mse", "--seed", "5", out, folder / "finetune"],
+        "recipe": ["connection_utils.finetune", "--recipe", "fast", "--data", few_labels,
+                   "--seed", "5", out, folder / "recipe"],
+        "sweep": [*SWEEP, few_labels],
+        "few": [*run, few_labels]}
+    environment = watched[0] | {"OMP_NUM_THREADS": "1"}
+    with ThreadPoolExecutor(2) as pool:
+        ended = {name: pool.submit(start, map(str, command), environment)
+                 for name, command in commands.items()}
+    return {name: each.result() for name, each in ended.items()}, folder
+
+
+@pytest.fixture(scope="module")
+def first_run(runs):
+    return runs[0]["first"]
 
 
 def test_the_watch_bites(watched):
@@ -115,9 +146,8 @@ def test_the_whole_series_runs_on_own_pairs_without_any_network(first_run, watch
     assert first_run.stderr == ""
 
 
-def test_the_series_runs_on_a_few_pairs_of_yes_and_no(few_labels, watched):
-    done = start(["connection_utils.series", "run", "--data", str(few_labels), "--epochs",
-                  "1"], watched[0])
+def test_the_series_runs_on_a_few_pairs_of_yes_and_no(runs):
+    done = runs[0]["few"]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "threshold " in done.stdout
 
@@ -189,6 +219,33 @@ def test_a_wrong_argument_ends_in_one_sentence(watched, arguments, message):
         assert message in done.stderr and "Traceback" not in done.stderr
 
 
+# In one process: each command, and whether torch is there when it has ended.
+REFUSED = """
+import sys
+from connection_utils import finetune, score, series
+for program, *arguments in (
+        (finetune, "--help"), (finetune, "--recipe", "grandma"), (finetune, "--epochs", "0"),
+        (finetune, "--model", "not-here"), (finetune, "--data", "not-here.csv"),
+        (finetune, "--data", "data/samples/helpdesk_with_faults.csv"),
+        (score, "--help"), (score, "a.csv", "b.csv", "--model", "not-here"),
+        (series, "run", "--epochs", "0"), (series, "run", "--model", "not-here"),
+        (series, "run", "--data", "not-here.csv"), (series, "sweep", "pooler", "mean")):
+    try:
+        program.main(arguments)
+    except SystemExit:
+        print(program.__name__, *arguments, "torch" in sys.modules)
+"""
+
+
+def test_what_is_wrong_is_told_before_torch_is_imported(watched):
+    """The import takes seconds, and nobody should wait for them to read of a slip."""
+    done = subprocess.run([sys.executable, "-c", REFUSED], env=watched[0], cwd=ROOT,
+                          capture_output=True, text=True)
+    said = [line for line in done.stdout.splitlines() if line.startswith("connection_utils.")]
+    assert len(said) == 12 and all(line.endswith(" False") for line in said), done
+    assert tuple(LOSSES) == LOSS_NAMES and tuple(POOLINGS) == POOLING_NAMES
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tmp_path):
     (tmp_path / "thesis.docx").touch()
     done = start(["connection_utils.finetune", "--output", str(tmp_path)], watched[0])
@@ -196,11 +253,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tm
     assert "holds files that would be lost: thesis.docx" in done.stderr
 
 
-def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(watched, few_labels):
+def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(runs, watched, few_labels):
     """The README's command on 60 pairs of one's own."""
-    sweep = ["connection_utils.series", "sweep", "batch_size", "8", "16", "--data",
-             str(few_labels)]
-    done, again = (start(sweep, watched[0]) for _ in range(2))
+    done, again = runs[0]["sweep"], start([*SWEEP, str(few_labels)], watched[0])
     assert done.returncode == again.returncode == 0, done.stderr + again.stderr
     assert "batch_size = 8\n03_train_siamese_cosine: cell" in done.stdout
     assert "03_train_siamese_cosine: cell" not in again.stdout
@@ -234,19 +289,15 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path, capsys):
     assert kept.cells[0].outputs[0].text == "1\n"
 
 
-def test_finetune_trains_saves_and_says_so(watched, my_pairs, tmp_path):
-    environment, log = watched
-    done = start(["connection_utils.finetune", "--model", DEFAULT_MODEL, "--data",
-                  str(my_pairs), "--epochs", "1", "--learning-rate", "2e-5", "--batch-size",
-                  "32", "--loss", "cosine_mse", "--seed", "5", "--output",
-                  str(tmp_path / "mine")], environment)
+def test_finetune_trains_saves_and_says_so(runs, watched):
+    done, folder = runs[0]["finetune"], runs[1] / "finetune"
     assert done.returncode == 0, done.stderr
-    assert log.read_text() == ""
-    record = json.loads((tmp_path / "mine" / "training.json").read_text())
+    assert watched[1].read_text() == ""
+    record = json.loads((folder / "training.json").read_text())
     assert record["config"]["learning_rate"] == 2e-5 and record["config"]["seed"] == 5
     assert record["pairs"]["train"] + record["pairs"]["dev"] + record["pairs"]["test"] == 400
     assert f"after   test Spearman {100 * record['test_spearman_after']:.2f}" in done.stdout
-    assert ConnectionBert.from_local(tmp_path / "mine").max_length == 128
+    assert ConnectionBert.from_local(folder).max_length == 128
 
 
 def test_a_recipe_sets_the_options_and_an_option_given_beside_it_wins():
@@ -256,11 +307,10 @@ def test_a_recipe_sets_the_options_and_an_option_given_beside_it_wins():
     assert RECIPES["post"] == TrainingConfig()        # what notebook 03 trains
 
 
-def test_a_recipe_is_what_is_trained(watched, few_labels, tmp_path):
-    done = start(["connection_utils.finetune", "--recipe", "fast", "--data", str(few_labels),
-                  "--seed", "5", "--output", str(tmp_path / "mine")], watched[0])
+def test_a_recipe_is_what_is_trained(runs, watched):
+    done, folder = runs[0]["recipe"], runs[1] / "recipe"
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "mine" / "training.json").read_text())
+    record = json.loads((folder / "training.json").read_text())
     assert record["config"] == deciding(replace(RECIPES["fast"], seed=5))
     wrong = start(["connection_utils.finetune", "--recipe", "grandma"], watched[0])
     assert wrong.returncode == 2 and "'post', 'fast', 'best'" in wrong.stderr
