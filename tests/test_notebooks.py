@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 
 import nbformat
 import pytest
@@ -195,23 +196,30 @@ def test_a_panel_shows_a_picture_and_a_table_where_nobody_watches():
         assert kinds == [{"image/png", "text/plain"}, {"text/html", "text/plain"}]
 
 
-@pytest.mark.parametrize("changed", ["text", "frame"])
-def test_the_comparison_bites(tmp_path, changed):
-    """A changed output in a copy of notebook 02 makes nbval fail at that cell."""
-    notebook = nbformat.read(NOTEBOOKS[1], as_version=4)
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """The part of notebook 02 that takes seconds, and how pytest runs a copy; this passes."""
+    folder = tmp_path_factory.mktemp("checked")
+    notebook = nbformat.read(SERIES[1], as_version=4)
     cut = next(i for i, c in enumerate(notebook.cells) if "## 3 " in c.source)
-    notebook.cells = notebook.cells[:cut]        # the part that takes seconds
-    copy = tmp_path / "copy.ipynb"
+    notebook.cells = notebook.cells[:cut]
 
-    def nbval():
-        nbformat.write(notebook, copy)
+    def nbval(copied):
+        nbformat.write(copied, folder / "copy.ipynb")
         return subprocess.run(
             [sys.executable, "-m", "pytest", "--nbval", "-c", str(ROOT / "pyproject.toml"),
-             "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(copy)],
-            capture_output=True, text=True, cwd=tmp_path)
+             "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), "copy.ipynb"],
+            capture_output=True, text=True, cwd=folder)
 
-    same = nbval()
+    same = nbval(notebook)
     assert same.returncode == 0, same.stdout
+    return notebook, nbval
+
+
+@pytest.mark.parametrize("changed", ["text", "frame"])
+def test_the_comparison_bites(checked, changed):
+    """A changed output in a copy of notebook 02 makes nbval fail at that cell."""
+    notebook, nbval = deepcopy(checked[0]), checked[1]
     if changed == "text":
         output = next(o for c in notebook.cells if c.cell_type == "code" for o in c.outputs
                       if o.output_type == "stream")
@@ -221,5 +229,5 @@ def test_the_comparison_bites(tmp_path, changed):
         output = next(o for c in notebook.cells if c.cell_type == "code" for o in c.outputs
                       if "5749" in o.get("data", {}).get("text/html", ""))
         output.data["text/html"] = output.data["text/html"].replace("5749", "5748")
-    bitten = nbval()
+    bitten = nbval(notebook)
     assert bitten.returncode == 1 and "1 failed" in bitten.stdout, bitten.stdout
