@@ -45,8 +45,15 @@ class Mortal(ConnectionScorer):
 def local_ray():
     """Two workers and one that reads; no dashboard."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False,
-             object_store_memory=200_000_000)
+    for tries_left in (2, 1, 0):         # Ray gives itself 30 s: little on a busy machine
+        try:
+            ray.init(address="local", num_cpus=3, include_dashboard=False,
+                     log_to_driver=False, object_store_memory=200_000_000)
+            break
+        except Exception as error:       # Ray has no name for it
+            ray.shutdown()
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
