@@ -23,8 +23,10 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from measuring import RESULTS, in_a_process, keep, parser
 
@@ -40,6 +42,9 @@ from connection_utils import (
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.workspace import ROOT
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 BATCH_SIZE, MAX_LENGTH, LEARNING_RATE = 16, 128, 5e-5
 BUCKET = 50               # batches' worth of pairs that are sorted by length, where any are
@@ -68,6 +73,30 @@ def train_theirs(pairs: int, seed: int, epochs: int, by_length: bool = False
     sentence-transformers makes its own batches), yet takes anybody's: `by_length` gives
     it ours, whose lengths are counted before the clock starts.
     """
+    splits = _splits(pairs, seed)
+    batches = {}
+    if by_length:
+        lengths = ConnectionDataset(splits["train"], load_tokenizer(ROOT / DEFAULT_MODEL),
+                                    MAX_LENGTH).lengths
+        batches["batch_sampler"] = lambda dataset, batch_size, **_: LengthBucketedBatches(
+            lengths, batch_size, seed, BUCKET)
+    model, seconds = fit_theirs(ROOT / DEFAULT_MODEL, splits["train"], "cpu", seed=seed,
+                                num_train_epochs=epochs, **batches)
+
+    def similarity(first, second):
+        u, v = (model.encode(list(texts), normalize_embeddings=True)
+                for texts in (first, second))
+        return (u * v).sum(axis=1)
+
+    return _judged(epochs * len(splits["train"]), seconds, similarity, splits)
+
+
+def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, **arguments: object
+               ) -> tuple["SentenceTransformer", float]:
+    """Their model in `folder`, trained by their trainer on `pairs`, and train()'s seconds.
+
+    `arguments` are those of their trainer that differ from the settings of this comparison.
+    """
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -76,35 +105,21 @@ def train_theirs(pairs: int, seed: int, epochs: int, by_length: bool = False
     )
     from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
 
-    splits = _splits(pairs, seed)
-    model = SentenceTransformer(str(ROOT / DEFAULT_MODEL), device="cpu")
+    model = SentenceTransformer(str(folder), device=device,
+                                model_kwargs={"dtype": torch.float32})   # as ours, always
     model.max_seq_length = MAX_LENGTH
-    columns = ["sentence1", "sentence2", "score"]
-    batches = {}
-    if by_length:
-        lengths = ConnectionDataset(splits["train"], load_tokenizer(ROOT / DEFAULT_MODEL),
-                                    MAX_LENGTH).lengths
-        batches["batch_sampler"] = lambda dataset, batch_size, **_: LengthBucketedBatches(
-            lengths, batch_size, seed, BUCKET)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder, num_train_epochs=epochs, seed=seed, use_cpu=True,
-            per_device_train_batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
-            warmup_steps=0.1, save_strategy="no", logging_strategy="no", report_to="none",
-            disable_tqdm=True, **batches)
+    with tempfile.TemporaryDirectory() as scratch:
         trainer = SentenceTransformerTrainer(
-            model=model, args=arguments, loss=CosineSimilarityLoss(model),
-            train_dataset=Dataset.from_pandas(splits["train"][columns]))
+            model=model, loss=CosineSimilarityLoss(model),
+            train_dataset=Dataset.from_pandas(pairs[["sentence1", "sentence2", "score"]]),
+            args=SentenceTransformerTrainingArguments(**{
+                "output_dir": scratch, "use_cpu": device == "cpu", "save_strategy": "no",
+                "logging_strategy": "no", "report_to": "none", "disable_tqdm": True,
+                "per_device_train_batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
+                "warmup_steps": 0.1, **arguments}))
         started = time.perf_counter()
         trainer.train()
-        seconds = time.perf_counter() - started
-
-    def similarity(first, second):
-        u, v = (model.encode(list(texts), normalize_embeddings=True)
-                for texts in (first, second))
-        return (u * v).sum(axis=1)
-
-    return _judged(epochs * len(splits["train"]), seconds, similarity, splits)
+        return model, time.perf_counter() - started
 
 
 def encode(pairs: int, seed: int, whose: str) -> dict[str, float]:

@@ -8,16 +8,18 @@ import platform
 import subprocess
 import sys
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # where it is not installed
 from connection_utils import ConnectionDataset, LengthBucketedBatches
 from connection_utils.files import write_whole
 from connection_utils.workspace import ROOT, shown
 
 RESULTS = ROOT / "benchmarks" / "results"
+CPUINFO = Path("/proc/cpuinfo")       # Linux only, and ARM's has fewer lines than x86's
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -50,26 +52,46 @@ def tokens_per_pair(dataset: ConnectionDataset, batch_size: int, seed: int,
 
 
 def machine() -> dict[str, object]:
-    """What the numbers were measured on."""
+    """What the numbers were measured on; None for what this system does not say."""
     names = ("torch", "transformers", "sentence-transformers", "accelerate", "onnxruntime",
              "numpy")
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = next(line.split(": ")[1] for line in lines if line.startswith("flags")).split()
-    return {"cpu": next(line.split(": ")[1] for line in lines if "model name" in line),
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    facts = {name.strip(): value for name, _, value in (
+        line.partition(": ") for line in lines)}
+    return {"cpu": facts.get("model name") or platform.processor() or platform.machine(),
             "cores": os.cpu_count(), "threads": torch.get_num_threads(),
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "vnni": any("vnni" in flag for flag in flags),
+            "vnni": "vnni" in facts["flags"] if "flags" in facts else None,
             "system": platform.platform(), "python": platform.python_version(),
-            "versions": {name: version(name) for name in names}}
+            "versions": {name: _version(name) for name in names}}
+
+
+def commit() -> str | None:
+    """The commit that was measured, "with changes" if files differ from it; None without git."""
+    try:
+        said = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*",
+                               "--dirty= with changes"], cwd=ROOT, capture_output=True,
+                              text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def keep(output: Path, command: str, **found: object) -> None:
-    """Write what was found as JSON, with the command, the date and the machine.
+    """Write what was found as JSON, with the command, date, commit and machine.
 
-    An infinite number (a quality that was never reached) is written as null.
+    An infinite number (a quality that was never reached) is written as null. What is
+    `found` may name another commit: that of a copy without git.
     """
     record = {"command": f"python benchmarks/{command}", "date": f"{date.today()}",
-              "machine": machine(), **_without_infinity(found)}
+              "commit": commit(), "machine": machine(), **_without_infinity(found)}
     with write_whole(output) as scratch:
         scratch.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n",
                            encoding="utf-8")

@@ -52,6 +52,8 @@ _HOME = {
     "run_folder": "runs",
     "run_settings": "runs",
     "write_model_card": "runs",
+    "gpu_numbers": "gpu",
+    "gpu_sentence": "gpu",
     "ConnectionScorer": "scorer",
     "score_file": "score",
     "TrainingPanel": "training_panel",

@@ -60,7 +60,7 @@ def one_gradient_table(words: nn.Embedding) -> Iterator[None]:
     DistributedDataParallel keeps the gradients in memory of its own.
     """
     if (words.weight.device.type != "cpu" or not words.weight.requires_grad
-            or processes.count() > 1):
+            or processes.are_a_group()):
         yield
         return
     table = torch.zeros_like(words.weight)

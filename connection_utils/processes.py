@@ -28,15 +28,16 @@ GO_ON = ("What was saved before is whole. With --checkpoint-every in the command
 
 def count() -> int:
     """How many processes train together."""
-    return sys.modules["torch.distributed"].get_world_size() if _are_a_group() else 1
+    return sys.modules["torch.distributed"].get_world_size() if are_a_group() else 1
 
 
 def rank() -> int:
     """This one's number, from 0 on."""
-    return sys.modules["torch.distributed"].get_rank() if _are_a_group() else 0
+    return sys.modules["torch.distributed"].get_rank() if are_a_group() else 0
 
 
-def _are_a_group() -> bool:
+def are_a_group() -> bool:
+    """Whether torchrun's processes have joined: one alone may be a group, too."""
     dist = sys.modules.get("torch.distributed")      # a group exists only where it is imported
     return dist is not None and dist.is_initialized()
 
@@ -88,7 +89,7 @@ def joined() -> Iterator[None]:
 
 def from_main(make: Callable[[], Made]) -> Made:
     """What `make` returns in the main process, in all of them; what it raises, all raise."""
-    if count() == 1:
+    if not are_a_group():
         return make()
     import torch.distributed as dist
 
@@ -104,7 +105,7 @@ def from_main(make: Callable[[], Made]) -> Made:
 
 def in_all(make: Callable[[], Made]) -> Made:
     """What `make` returns here; if it raises anywhere, all raise what the first of them did."""
-    if count() == 1:
+    if not are_a_group():
         return make()
     made, error = None, None
     try:
@@ -123,7 +124,7 @@ def _made(made: Made, error: Exception | None) -> Made:
 def from_each(value: Made) -> list[Made]:
     """Every process's `value`, by rank, in all of them."""
     values = [value] * count()
-    if count() > 1:
+    if are_a_group():
         import torch.distributed as dist
 
         dist.all_gather_object(values, value)
@@ -152,7 +153,7 @@ def largest(number: int) -> int:
 
 
 def _reduced(number: int, how: str) -> int:
-    if count() == 1:
+    if not are_a_group():
         return number
     import torch
     import torch.distributed as dist
@@ -166,12 +167,11 @@ def _reduced(number: int, how: str) -> int:
 
 def sharing(model: nn.Module) -> nn.Module:
     """`model` in DistributedDataParallel, so that gradients become the processes' mean."""
-    if count() == 1:
+    if not are_a_group():
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(model, forward_sync_buffers=False,
-                                   gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def not_yet(model: nn.Module) -> AbstractContextManager:
@@ -187,7 +187,7 @@ def gather_pairs(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor, most: in
     whole batch, also where it compares pairs. Its gradient flows into the process's own rows,
     and the sum of the processes' gradients is that of the whole batch.
     """
-    if count() == 1:
+    if not are_a_group():
         return u, v, score
     import torch
     import torch.distributed as dist
@@ -205,7 +205,7 @@ def gather_pairs(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor, most: in
 
 def divided(score: Callable[..., np.ndarray], *columns: list) -> np.ndarray:
     """``score(*columns)``, a number a row, each process doing its share of the rows."""
-    if count() == 1:
+    if not are_a_group():
         return score(*columns)
     shares = from_each(score(*(column[rank()::count()] for column in columns)))
     scores = np.empty(len(columns[0]), shares[0].dtype)

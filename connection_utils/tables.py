@@ -1,4 +1,7 @@
-"""Any file of pairs as a table of cells, each row with the line where it begins."""
+"""Any file of pairs as a table of cells, each row with the line where it begins.
+
+openpyxl and pyarrow are imported where a file wants them: text files need neither.
+"""
 
 import csv
 import warnings
@@ -8,10 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import openpyxl
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from connection_utils.faults import ConnectionDataError, show
 from connection_utils.layout import (
@@ -120,6 +120,8 @@ def _values(column: pd.Series) -> list:
     try:
         return list(column)
     except (OverflowError, ValueError):          # a time in Parquet that Python cannot hold
+        import pyarrow as pa
+
         return pa.array(column).cast(pa.string()).to_pylist()
 
 
@@ -175,6 +177,8 @@ def _json_table(name: str, text: str, encoding: str, told: list[str]) -> Table:
 
 def _excel_table(content: bytes) -> Table:
     """The first sheet. Formulas stay as they are written: nothing is evaluated."""
+    import openpyxl
+
     with zipfile.ZipFile(BytesIO(content)) as parts:
         if sum(part.file_size for part in parts.infolist()) > MAX_UNPACKED:
             raise ValueError(f"unpacks to more than {MAX_UNPACKED >> 30} GB")
@@ -205,6 +209,9 @@ def _excel_table(content: bytes) -> Table:
 
 
 def _parquet_table(content: bytes) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     table = pq.ParquetFile(pa.BufferReader(content)).read()
     table.validate(full=True)            # damaged texts, too
     header = table.column_names

@@ -199,7 +199,7 @@ def _silent(*_: object) -> None:
 
 
 def _has_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _all_batches(loader: torch.utils.data.DataLoader, epochs: int, done: int = 0

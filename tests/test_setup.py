@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import connection_utils
 from connection_utils.workspace import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -93,6 +94,12 @@ def test_imports_run_one_way():
                     assert order.index(other) > order.index(name), f"{name} imports {other}"
             elif isinstance(node, ast.Import):
                 assert not any("connection_utils" in each.name for each in node.names)
+
+
+def test_no_public_name_is_a_files_name_too():
+    """Importing the file would put it in the name's place."""
+    assert not set(connection_utils.__all__) & {
+        path.stem for path in (ROOT / "connection_utils").glob("*.py")}
 
 
 def test_the_model_folder_never_shadows_the_library():
