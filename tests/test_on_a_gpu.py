@@ -54,7 +54,7 @@ def test_half_the_weights_travel_and_nothing_else_changes(rehearsal, tiny_folder
 def test_every_part_finds_something(rehearsal):
     record = json.loads(rehearsal.read_text())
     parts = record["parts"]
-    assert parts.keys() == on_a_gpu.PARTS.keys() and record["smoke"] and record["commit"]
+    assert parts.keys() == on_a_gpu.PARTS.keys() and record["smoke"] and "commit" in record
     assert parts["cuda_tests"]["passed"] >= 6
     for recipe in ("train_post", "train_best"):
         for precision in ("fp32", "bfloat16"):
