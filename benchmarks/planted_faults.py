@@ -1,0 +1,202 @@
+"""Which test catches which fault? One fault at a time is planted in a copy of the project.
+
+    python benchmarks/planted_faults.py --output benchmarks/results/planted_faults.json
+
+Each fault is one changed place in the module, the Makefile or a notebook. The tests of its
+subject then run on the copy until the first one fails: that test caught it. A fault that no
+test catches is a hole in the suite. ``--pytest`` passes options on, such as ``-m 'not slow'``.
+Two faults are tried at a time, with one thread each.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from measuring import RESULTS, ROOT, keep, parser
+
+LOCAL = ("transformers/bert", "data/stsb")       # not in git; linked into each copy
+
+
+class Fault(NamedTuple):
+    """A place in a file, what it becomes, and the tests that should notice."""
+
+    subject: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+def _faults(subject: str, tests: str, *places: tuple[str, str, str]) -> list[Fault]:
+    return [Fault(subject, f"connection_utils/{file}" if re.fullmatch(r"\w+\.py", file)
+                  else file, old, new, tests)
+            for file, old, new in places]
+
+
+FAULTS = [
+    *_faults(
+        "loading", "tests/test_doctor.py tests/test_bert.py",
+        ("doctor.py", "tensor.to(torch.float32) for", "tensor for"),
+        ("doctor.py", "    if missing:\n", "    if False:\n"),
+        ("doctor.py", "if size <= len(tokenizer.all_special_tokens):", "if size < 0:"),
+        ("model_files.py", '.replace("LayerNorm.gamma", "LayerNorm.weight")', "")),
+    *_faults(
+        "pooling", "tests/test_bert.py",
+        ("bert.py", "return (hidden * mask).sum(dim=1) / mask.sum(dim=1)",
+         "return hidden.mean(dim=1)"),
+        ("bert.py", "hidden.masked_fill(padding, -torch.inf).amax", "hidden.amax"),
+        ("bert.py", "return hidden[:, 0]", "return hidden[:, 1]")),
+    *_faults(
+        "tokens", "tests/test_bert.py tests/test_dataset.py tests/test_packing.py",
+        ("encoding.py", "truncation=True, max_length=max_length,", "truncation=False,"),
+        ("encoding.py", "embeddings[rows] = embed(",
+         "embeddings[start:start + len(rows)] = embed("),
+        ("encoding.py", "padding_value=pad_token_id", "padding_value=1"),
+        ("packing.py", "position_ids=(places % tokens)[None]",
+         "position_ids=(0 * places)[None]")),
+    *_faults(
+        "dataset and batches", "tests/test_dataset.py",
+        ("dataset.py", "for item in items], dtype=torch.float32)",
+         "for item in items], dtype=torch.float64)"),
+        ("dataset.py", "1_000_003 * self.seed + self.epoch", "1_000_003 * self.seed"),
+        ("dataset.py", "if not -1 <= score <= 1]", "if not -9 <= score <= 9]"),
+        ("dataset.py", "yield order[i * self.batch_size:(i + 1) * self.batch_size].tolist()",
+         "yield order[i * self.batch_size + 1:(i + 1) * self.batch_size].tolist()")),
+    *_faults(
+        "losses", "tests/test_losses.py",
+        ("losses.py", "F.mse_loss(", "F.l1_loss("),
+        ("losses.py", "score[:, None] < score[None, :]]", "score[:, None] <= score[None, :]]"),
+        ("losses.py", "positive = score >= positive_from", "positive = score > positive_from")),
+    *_faults(
+        "training", "tests/test_training.py",
+        ("training.py", "if record is history.best:", "if True:"),
+        ("training.py", "    nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)\n", ""),
+        ("training.py", "    optimizer.zero_grad()\n", ""),
+        ("training.py", "torch.manual_seed(config.seed + processes.rank())", "torch.seed()"),
+        ("training.py", "        model.eval()\n        _TRAINING", "        _TRAINING")),
+    *_faults(
+        "schedule", "tests/test_training.py",
+        ("optimization.py", "math.ceil(config.warmup_ratio * steps)", "0"),
+        ("optimization.py", '"weight_decay": 0.0}', '"weight_decay": config.weight_decay}'),
+        ("optimization.py", "if embeddings or layers:", "if embeddings:")),
+    *_faults(
+        "checkpoints", "tests/test_checkpoint.py",
+        ("checkpoint.py", "if sha256_of(path)[:16] != _NAME.fullmatch(path.name)[2]:",
+         "if False:"),
+        ("checkpoint.py", "torch.set_rng_state(on_cpu)", "pass"),
+        ("checkpoint.py", "weights_only=True", "weights_only=False"),
+        ("checkpoint.py", "_paths(self.folder)[:-KEPT]:", "_paths(self.folder)[:-1]:")),
+    *_faults(
+        "reading", "tests/test_reading.py tests/test_formats.py",
+        ("columns.py", "(numbers - lows) / (highs - lows)", "numbers / highs"),
+        ("columns.py", "(numbers >= lows)", "(numbers > lows)"),
+        ("columns.py", "    if _BLANK.fullmatch(cell):\n", "    if False:\n"),
+        ("reading.py", "sorted(faults, key=lambda fault: fault[0])", "faults")),
+    *_faults(
+        "splits", "tests/test_splitting.py",
+        ("splitting.py", ".str.strip().str.lower().str.replace(", ".str.strip().str.replace("),
+        ("splitting.py", "names[position + 1:]]", "names[:position]]"),
+        ("splitting.py", "groups=groups)]", "groups=np.arange(len(pairs)))]")),
+    *_faults(
+        "scoring", "tests/test_score.py",
+        ("score.py", "if not paths[-1].exists():", "if True:"),
+        ("score.py", ".reindex(part.lines)", ".reindex(part.lines[::-1])"),
+        ("score.py", "scorer.identity()])", "0])")),
+    *_faults(
+        "evaluation", "tests/test_evaluation.py",
+        ("evaluation.py", "stats.spearmanr(", "stats.pearsonr("),
+        ("evaluation.py", "np.percentile(drawn, [2.5, 97.5])", "np.percentile(drawn, [5, 95])"),
+        ("evaluation.py", "np.roll(rows, 1)", "np.roll(rows, 0)"),
+        ("evaluation.py", "COLLAPSE_MEAN = 0.8", "COLLAPSE_MEAN = 1.0")),
+    *_faults(
+        "panels", "tests/test_panels.py",
+        ("threshold_panel.py", "if self._cosine >= self.threshold.value",
+         "if self._cosine < self.threshold.value"),
+        ("training_panel.py", "            TrainingPanel._stopping.set()\n", ""),
+        ("knobs.py", "if value != default[name])", "if value == default[name])")),
+    *_faults(
+        "model card", "tests/test_model_card.py",
+        ("model_card.py", 'metric_value=record["test_spearman_after"]',
+         'metric_value=record["test_spearman_before"]'),
+        ("model_card.py", 'max_length=record["max_length"]', "max_length=128"),
+        ("runs.py", "if card.exists() and not is_sealed(card):", "if False:")),
+    *_faults(
+        "series and Makefile", "tests/test_setup.py tests/test_assets.py",
+        ("Makefile", " $(if $(EPOCHS),--epochs $(EPOCHS))", ""),
+        ("requirements.lock", "torch==2.13.0", "torch>=2.13.0"),
+        ("assets.py", "if found != wheel.sha256:", "if False:")),
+    *_faults(
+        "series and Makefile", "tests/test_series.py -k 'stale or failing_cell'",
+        ("series.py", "todo = [name for name in CORE if name in {*todo, *CORE[2:]}]",
+         "todo = list(todo)"),
+        ("notebooks.py", "        _write(notebook, failed)\n", "")),
+    *_faults(
+        "notebooks' outputs", "--nbval notebooks/02_build_connection_dataset.ipynb",
+        ("notebooks/02_build_connection_dataset.ipynb", "loses 38", "loses 37"),
+        ("splitting.py", ".sum(axis=1) > 1]", ".sum(axis=1) > 2]")),
+    *_faults(
+        "notebooks' outputs", "tests/test_notebooks.py",
+        ("notebooks/01_load_local_bert.ipynb", '"name": "stdout"', '"name": "stderr"')),
+]
+
+
+def caught_by(fault: Fault, options: list[str]) -> str | None:
+    """The first test that fails on a copy with this fault; None if all pass."""
+    with tempfile.TemporaryDirectory(prefix="fault-") as name:
+        copy = Path(name)
+        files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others",
+                                "--exclude-standard"], cwd=ROOT, capture_output=True,
+                               text=True, check=True).stdout.split("\0")
+        for file in filter(None, files):
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, copy / file)
+        for folder in LOCAL:
+            (copy / folder).symlink_to(ROOT / folder)
+        path = copy / fault.file
+        text = path.read_text(encoding="utf-8")
+        if fault.old not in text:
+            sys.exit(f"{fault.file} no longer holds {fault.old!r}: mend the list of faults")
+        path.write_text(text.replace(fault.old, fault.new, 1), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p",
+             "no:cacheprovider", *shlex.split(fault.tests), *options],
+            cwd=copy, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": name, "OMP_NUM_THREADS": "1"})
+        if done.returncode == 0:
+            return None
+        first = re.search(r"^(?:FAILED|ERROR) ([^\n]*?)(?: - |$)", done.stdout, re.MULTILINE)
+        if done.returncode != 1 or first is None:
+            sys.exit(f"{fault}: pytest could not run:\n{done.stdout[-2000:]}{done.stderr}")
+        return first[1]
+
+
+def main() -> None:
+    """Plant, run, keep, print."""
+    options = parser(__doc__)
+    options.add_argument("--subject", help="only the faults of this subject")
+    options.add_argument("--pytest", default="", metavar="OPTIONS", help="passed on to pytest")
+    chosen = options.parse_args()
+    faults = [each for each in FAULTS if chosen.subject in (None, each.subject)]
+    table = []
+    with ThreadPoolExecutor(2) as pool:
+        for fault, test in zip(faults, pool.map(
+                lambda each: caught_by(each, shlex.split(chosen.pytest)), faults)):
+            table.append({**fault._asdict(), "caught_by": test})
+            print(f"{fault.subject:20} {fault.file}: {fault.old.strip()[:40]!r}  {test}",
+                  flush=True)
+    caught = sum(each["caught_by"] is not None for each in table)
+    print(f"{caught} of {len(table)} faults are caught")
+    keep(chosen.output or RESULTS / "planted_faults.json",
+         " ".join(["planted_faults.py", *[f"--pytest {shlex.quote(chosen.pytest)}"]
+                   * bool(chosen.pytest)]), caught=caught, faults=table)
+
+
+if __name__ == "__main__":
+    main()
