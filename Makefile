@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 IN := $(VENV)/bin/
 SETUP := $(VENV)/.installed
+TEST := $(IN)python -m pytest --nbval -n 2 --dist loadscope
 export HF_HUB_OFFLINE := 1
 ifneq ($(wildcard wheels),)    # this is a bundle: pip takes all from it, and asks nobody
 export PIP_NO_INDEX := 1
@@ -15,12 +16,13 @@ help:          ## list the commands
 run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, EPOCHS=)
 	@$(IN)python -m connection_utils.series run $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs $(EPOCHS))
 
-test: fetch    ## every test and every notebook, outputs compared
-	$(IN)python -m pytest --nbval
+test: fetch    ## the quick tests and every notebook, outputs compared
+	$(TEST)
 
-test-all: test ## test, and the notebooks again as other CPUs would round
-	OMP_NUM_THREADS=1 $(IN)python -m pytest --nbval notebooks
-	ATEN_CPU_CAPABILITY=default $(IN)python -m pytest --nbval notebooks
+test-all: fetch ## the slow tests too, and the notebooks again as other CPUs would round
+	CONNECTION_CHECK=full $(TEST)
+	OMP_NUM_THREADS=2 $(IN)python -m pytest --nbval notebooks
+	ATEN_CPU_CAPABILITY=default $(TEST) notebooks
 
 lab: fetch     ## JupyterLab on the series, nothing called home
 	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb

@@ -1,6 +1,51 @@
-"""Pytest's settings for tests and notebooks alike."""
+"""Pytest's settings for tests and notebooks alike.
+
+``CONNECTION_CHECK`` says how thorough a run is: ``quick`` (the default) leaves out the tests
+marked slow, ``full`` runs all of them. Either way progress bars are off, and what is trained
+goes under runs/check/.
+"""
 
 import os
+from pathlib import Path
 
-# Bars off, outputs under runs/check/. Kernels inherit it.
-os.environ["CONNECTION_CHECK"] = "1"
+import pytest
+
+os.environ.setdefault("CONNECTION_CHECK", "quick")
+XDIST = "PYTEST_XDIST_WORKER" in os.environ
+if XDIST:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")       # two workers: a core each
+
+# Notebooks that need the model of notebook 03 follow it on the same worker.
+AFTER_03 = ("03_train_siamese_cosine", "04_similarity_distributions", "08_use_and_ship",
+            "04_solutions", "08_solutions")
+
+
+@pytest.hookimpl(optionalhook=True)                    # without xdist nobody calls it
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file's tests, or a notebook's cells, run on one worker, in order.
+
+    xdist's own --dist=loadgroup deals them out one by one with pytest 9.2, without a word.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            stem = Path(nodeid.split("::")[0]).stem
+            return AFTER_03[0] if stem in AFTER_03 else stem
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is slow, unless it is wanted.
+
+    For two workers the longest group, notebook 03 and those after it, comes first, so that
+    the other worker has work till the end.
+    """
+    if os.environ["CONNECTION_CHECK"] != "full":
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    if XDIST:
+        items.sort(key=lambda item: AFTER_03.index(item.path.stem)
+                   if item.path.stem in AFTER_03 else len(AFTER_03))

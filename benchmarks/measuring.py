@@ -35,7 +35,7 @@ def in_a_process(script: str, *arguments: object, **environment: str) -> dict[st
     """Run `script` with `arguments` in a fresh process; what it prints last is its result."""
     done = subprocess.run([sys.executable, script, *map(str, arguments)], check=False,
                           capture_output=True, text=True,
-                          env=os.environ | {"CONNECTION_CHECK": "1"} | environment)
+                          env=os.environ | {"CONNECTION_CHECK": "quick"} | environment)
     if done.returncode:
         sys.exit(f"{Path(script).name} {' '.join(map(str, arguments))} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

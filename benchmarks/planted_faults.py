@@ -5,9 +5,11 @@
 Each fault is one changed place in the module, the Makefile or a notebook. The tests of its
 subject then run on the copy until the first one fails: that test caught it. A fault that no
 test catches is a hole in the suite. ``--pytest`` passes options on, such as ``-m 'not slow'``.
-Two faults are tried at a time, with one thread each.
+Two faults are tried at a time, with one thread each. A call that was killed continues where it
+stopped.
 """
 
+import json
 import os
 import re
 import shlex
@@ -178,24 +180,30 @@ def caught_by(fault: Fault, options: list[str]) -> str | None:
 
 
 def main() -> None:
-    """Plant, run, keep, print."""
+    """Plant, run, keep after each fault, print."""
     options = parser(__doc__)
-    options.add_argument("--subject", help="only the faults of this subject")
     options.add_argument("--pytest", default="", metavar="OPTIONS", help="passed on to pytest")
+    options.add_argument("--jobs", type=int, default=2, help="faults tried at a time")
     chosen = options.parse_args()
-    faults = [each for each in FAULTS if chosen.subject in (None, each.subject)]
-    table = []
-    with ThreadPoolExecutor(2) as pool:
-        for fault, test in zip(faults, pool.map(
-                lambda each: caught_by(each, shlex.split(chosen.pytest)), faults)):
+    output = chosen.output or RESULTS / "planted_faults.json"
+    command = " ".join(["planted_faults.py", *[f"--pytest {shlex.quote(chosen.pytest)}"]
+                        * bool(chosen.pytest)])
+    kept = json.loads(output.read_text()) if output.exists() else {}
+    known = {(each["file"], each["old"], each["new"]): each["caught_by"]
+             for each in kept.get("faults", []) if kept["command"].endswith(command)}
+    table = [{**fault._asdict(), "caught_by": known[fault[1:4]]}
+             for fault in FAULTS if fault[1:4] in known]
+    left = [fault for fault in FAULTS if fault[1:4] not in known]
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        for fault, test in zip(left, pool.map(
+                lambda each: caught_by(each, shlex.split(chosen.pytest)), left)):
             table.append({**fault._asdict(), "caught_by": test})
             print(f"{fault.subject:20} {fault.file}: {fault.old.strip()[:40]!r}  {test}",
                   flush=True)
-    caught = sum(each["caught_by"] is not None for each in table)
-    print(f"{caught} of {len(table)} faults are caught")
-    keep(chosen.output or RESULTS / "planted_faults.json",
-         " ".join(["planted_faults.py", *[f"--pytest {shlex.quote(chosen.pytest)}"]
-                   * bool(chosen.pytest)]), caught=caught, faults=table)
+            caught = sum(each["caught_by"] is not None for each in table)
+            keep(output, command, caught=caught, planted=len(table), faults=table)
+    print(f"{sum(each['caught_by'] is not None for each in table)} of {len(FAULTS)} faults "
+          "are caught")
 
 
 if __name__ == "__main__":

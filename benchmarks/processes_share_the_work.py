@@ -65,7 +65,7 @@ def started(count: int, threads: int, trainings: int, steps: int, freeze: bool
     with ThreadPoolExecutor(trainings) as pool:
         runs = list(pool.map(lambda _: subprocess.run(
             command, capture_output=True, text=True,
-            env=os.environ | {"CONNECTION_CHECK": "1", "OMP_NUM_THREADS": str(threads)}),
+            env=os.environ | {"CONNECTION_CHECK": "quick", "OMP_NUM_THREADS": str(threads)}),
             range(trainings)))
     for done in runs:
         if done.returncode:

@@ -57,7 +57,7 @@ def execute(notebook: nbformat.NotebookNode, name: str, target: Path,
         resources={"metadata": {"path": str(NOTEBOOKS)}}, on_cell_start=count,
         extra_arguments=["--log-level=ERROR"])
     try:
-        client.execute(env=os.environ | ({"CONNECTION_CHECK": "1"} if checking else {}))
+        client.execute(env=os.environ | ({"CONNECTION_CHECK": "full"} if checking else {}))
     except DeadKernelError:
         raise NotebookFailed(
             f"\n{name}, code cell {done} of {code}: the kernel died, most often for want of "

@@ -1,6 +1,6 @@
 """A panel for every notebook that trains: turn a knob, train, and watch (ipywidgets).
 
-Where nobody watches (``CONNECTION_CHECK=1``) the panel shows its static twin: the same
+Where nobody watches (``CONNECTION_CHECK`` is set) the panel shows its static twin: the same
 figure and the same table, as they stand.
 """
 

@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def being_checked() -> bool:
-    """True where ``CONNECTION_CHECK=1``: outputs are compared, nobody watches.
+    """True where ``CONNECTION_CHECK`` is quick or full: outputs are compared, nobody watches.
 
     Bars are off then, and what is trained goes under ``runs/check/``, so that a check
     never overwrites a model that somebody trained.
     """
-    return os.environ.get("CONNECTION_CHECK") == "1"
+    return os.environ.get("CONNECTION_CHECK") in ("quick", "full")
 
 
 def runs_folder() -> Path:

@@ -134,6 +134,7 @@ def test_other_tools_read_the_list_of_hashes(packed):
     assert done.returncode == 0 and done.stdout + done.stderr == ""
 
 
+@pytest.mark.slow
 def test_it_installs_with_the_network_off(carried):
     tried = subprocess.run([*NETWORK_OFF, "ip", "route"], capture_output=True, text=True)
     if tried.returncode:

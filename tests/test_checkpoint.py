@@ -16,6 +16,7 @@ from queue import SimpleQueue
 
 import pytest
 import torch
+from cases import chosen, slow
 
 from connection_utils import checkpoint, remove_checkpoints
 from connection_utils.bert import ConnectionBert
@@ -424,7 +425,7 @@ def assert_it_goes_on(process, folder, expected):
     assert names(folder.parent) == ["log", folder.name]      # no checkpoint, no litter
 
 
-MOMENTS = range(10)
+MOMENTS = range(10)                    # two of them, and three points, are in every run
 INSIDE = [line.split('"')[1] for line in TRAIN_AND_DIE.splitlines()
           if line.startswith('    "') and "lambda" in line]
 
@@ -447,22 +448,23 @@ def kill_inside(point, process, unkilled, folder):
 
 
 @pytest.fixture(scope="module")
-def cases(process, unkilled, tmp_path_factory):
+def killed(request, process, unkilled, tmp_path_factory):
     """Each case killed and gone on with, two at a time; its future raises what is wrong."""
     with ThreadPoolExecutor(2) as pool:
         yield {case: pool.submit(kill_at if case in MOMENTS else kill_inside, case, process,
                                  unkilled, tmp_path_factory.mktemp("killed") / "run")
-               for case in (*MOMENTS, *INSIDE)}
+               for case in (*chosen(request, "moment"), *chosen(request, "point"))}
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_moment_it_ends_with_the_same_bits(cases, moment):
-    cases[moment].result()
+@pytest.mark.parametrize("moment", [*MOMENTS[:2], *map(slow, MOMENTS[2:])])
+def test_killed_at_any_moment_it_ends_with_the_same_bits(killed, moment):
+    killed[moment].result()
 
 
-@pytest.mark.parametrize("point", INSIDE)
-def test_killed_inside_a_write_it_ends_with_the_same_bits(cases, point):
-    cases[point].result()
+@pytest.mark.parametrize("point", [
+    point if point in INSIDE[::3] else slow(point) for point in INSIDE])
+def test_killed_inside_a_write_it_ends_with_the_same_bits(killed, point):
+    killed[point].result()
 
 
 def test_a_disk_that_is_full_when_the_model_is_saved_costs_nothing(process, unkilled, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cases import slow
 
 from connection_utils import ConnectionBert, ConnectionDataset, TrainingConfig, train
 from connection_utils.dataset import LengthBucketedBatches, ShareOfBatches
@@ -119,6 +120,7 @@ def test_two_processes_have_the_losses_of_one(without_dropout, still_folder, pai
     assert two[0]["weights"] == two[1]["weights"]
 
 
+@pytest.mark.slow
 def test_three_processes_have_them_too(together, still_folder, pairs):
     """A batch of 6 and a last one of 4, dealt to three."""
     one, (three,) = alone(still_folder, pairs, {}), together({"model": still_folder}, count=3)
@@ -186,7 +188,7 @@ def test_processes_that_would_train_different_things_are_told(together):
 
 # A process that dies
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [slow(0), 1])
 def test_a_process_that_dies_ends_the_others_and_the_training_goes_on(
         together, with_dropout, tmp_path, rank):
     folder = tmp_path / "checkpoints"

@@ -19,6 +19,7 @@ from ray._common.usage import usage_lib  # noqa: E402
 
 from connection_utils import ConnectionScorer  # noqa: E402
 
+pytestmark = pytest.mark.slow         # starting Ray takes most of its time
 ROWS, BLOCK = 400, 20
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cases import slow
 
 from connection_utils import ConnectionBert, ConnectionDataError, ConnectionScorer, score_file
 from connection_utils.score import main
@@ -256,7 +257,7 @@ def drive() -> Iterator[Callable[..., int]]:
     server.wait(30)
 
 
-@pytest.mark.parametrize("part", [1, 3, 5])
+@pytest.mark.parametrize("part", [slow(1), 3, slow(5)])
 def test_after_a_kill_no_part_is_scored_twice(drive, tmp_path, tiny_folder, scorer, pairs,
                                               part):
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
@@ -274,7 +275,7 @@ def test_after_a_kill_no_part_is_scored_twice(drive, tmp_path, tiny_folder, scor
     assert whole.read_bytes() == (tmp_path / "scored.csv").read_bytes()       # bit for bit
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, slow(1)])
 def test_killed_at_any_moment_it_ends_with_every_row(drive, tmp_path, tiny_folder, scorer,
                                                      make_pairs, seed):
     make_pairs(100).to_csv(tmp_path / "pairs.csv", index=False)
@@ -353,7 +354,7 @@ def test_it_runs_as_a_program(tmp_path, tiny_folder, pairs):
     done = subprocess.run(
         [sys.executable, "-m", "connection_utils.score", tmp_path / "pairs.csv",
          tmp_path / "scored.parquet", "--model", tiny_folder], capture_output=True, text=True,
-        cwd=ROOT, env=os.environ | {"CONNECTION_CHECK": "1"})
+        cwd=ROOT, env=os.environ | {"CONNECTION_CHECK": "quick"})
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout.splitlines()[-1].startswith("scored  23 pairs into ")
 

@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 
 import nbformat
 import pandas as pd
@@ -90,11 +90,11 @@ SWEEP = ["connection_utils.series", "sweep", "batch_size", "8", "16", "--data"]
 
 @pytest.fixture(scope="module")
 def runs(watched, my_pairs, few_labels, tmp_path_factory):
-    """How the long runs ended, by name; two at a time, as they mostly import: a core each."""
+    """How a long run ended, by its name, and the folder for models; each is run once."""
     run, out = ["connection_utils.series", "run", "--epochs", "1", "--data"], "--output"
     folder = tmp_path_factory.mktemp("runs")
     commands = {
-        "first": [*run, my_pairs],
+        "graded": [*run, my_pairs],
         "finetune": ["connection_utils.finetune", "--model", DEFAULT_MODEL, "--data",
                      my_pairs, "--epochs", "1", "--learning-rate", "2e-5", "--batch-size",
                      "32", "--loss", "cosine_mse", "--seed", "5", out, folder / "finetune"],
@@ -103,15 +103,12 @@ def runs(watched, my_pairs, few_labels, tmp_path_factory):
         "sweep": [*SWEEP, few_labels],
         "few": [*run, few_labels]}
     environment = watched[0] | {"OMP_NUM_THREADS": "1"}
-    with ThreadPoolExecutor(2) as pool:
-        ended = {name: pool.submit(start, map(str, command), environment)
-                 for name, command in commands.items()}
-    return {name: each.result() for name, each in ended.items()}, folder
+    return cache(lambda name: start(map(str, commands[name]), environment)), folder
 
 
 @pytest.fixture(scope="module")
 def first_run(runs):
-    return runs[0]["first"]
+    return runs[0]("few")
 
 
 def test_the_watch_bites(watched):
@@ -146,8 +143,9 @@ def test_the_whole_series_runs_on_own_pairs_without_any_network(first_run, watch
     assert first_run.stderr == ""
 
 
-def test_the_series_runs_on_a_few_pairs_of_yes_and_no(runs):
-    done = runs[0]["few"]
+@pytest.mark.slow
+def test_the_series_runs_on_pairs_with_graded_scores(runs):
+    done = runs[0]("graded")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "threshold " in done.stdout
 
@@ -163,7 +161,7 @@ def test_it_says_beforehand_how_long_it_takes_and_ends_with_a_table(first_run):
 
 def test_the_model_it_leaves_is_one_more_local_folder(first_run):
     folder = ROOT / first_run.stdout.split("the model")[1].split()[0]
-    assert "my_pairs" in folder.name and "ep1" in folder.name
+    assert "few_labels" in folder.name and "ep1" in folder.name
     assert -1 <= ConnectionBert.from_local(folder).similarity(["a cat"], ["a dog"])[0] <= 1
     record = json.loads((folder / "training.json").read_text())
     assert record["config"]["epochs"] == 1
@@ -181,8 +179,8 @@ def test_executed_copies_keep_their_widgets_and_committed_notebooks_do_not(tmp_p
     assert any(state.get("value") == 7 for state in states) is not checking
 
 
-def test_a_second_run_redoes_nothing(first_run, watched, my_pairs):
-    again = start(["connection_utils.series", "run", "--data", str(my_pairs), "--epochs", "1"],
+def test_a_second_run_redoes_nothing(first_run, watched, few_labels):
+    again = start(["connection_utils.series", "run", "--epochs", "1", "--data", str(few_labels)],
                   watched[0])
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": in place in runs/") == 4
@@ -253,9 +251,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tm
     assert "holds files that would be lost: thesis.docx" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(runs, watched, few_labels):
     """The README's command on 60 pairs of one's own."""
-    done, again = runs[0]["sweep"], start([*SWEEP, str(few_labels)], watched[0])
+    done, again = runs[0]("sweep"), start([*SWEEP, str(few_labels)], watched[0])
     assert done.returncode == again.returncode == 0, done.stderr + again.stderr
     assert "batch_size = 8\n03_train_siamese_cosine: cell" in done.stdout
     assert "03_train_siamese_cosine: cell" not in again.stdout
@@ -290,7 +289,7 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path, capsys):
 
 
 def test_finetune_trains_saves_and_says_so(runs, watched):
-    done, folder = runs[0]["finetune"], runs[1] / "finetune"
+    done, folder = runs[0]("finetune"), runs[1] / "finetune"
     assert done.returncode == 0, done.stderr
     assert watched[1].read_text() == ""
     record = json.loads((folder / "training.json").read_text())
@@ -308,7 +307,7 @@ def test_a_recipe_sets_the_options_and_an_option_given_beside_it_wins():
 
 
 def test_a_recipe_is_what_is_trained(runs, watched):
-    done, folder = runs[0]["recipe"], runs[1] / "recipe"
+    done, folder = runs[0]("recipe"), runs[1] / "recipe"
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "training.json").read_text())
     assert record["config"] == deciding(replace(RECIPES["fast"], seed=5))

@@ -2,12 +2,15 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import metadata, version
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -77,15 +80,17 @@ def test_every_import_of_the_module_is_a_direct_dependency():
             assert canonicalize_name(given.get(name, name)) in direct, f"{path.name}: {name}"
 
 
+@pytest.mark.xfail(strict=True, reason="workspace.py imports plots.py inside a function, which "
+                   "closes a circle of seven files; redrawing the module opens it")
 def test_imports_run_one_way():
-    """A file imports only files that stand below it in the list of the module's README."""
+    """A file imports only files below it in the module's README, inside functions too."""
     folder = ROOT / "connection_utils"
     order = re.findall(r"`(\w+)\.py`", (folder / "README.md").read_text())
     assert len(set(order)) == len(order)
     files = {path.stem: path for path in folder.glob("[!_]*.py")}
     assert set(files) == set(order)
     for name, path in files.items():
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.walk(ast.parse(path.read_text())):
             module = getattr(node, "module", None) or ""
             if isinstance(node, ast.ImportFrom) and module.startswith("connection_utils"):
                 others = [each.name for each in node.names] if module == "connection_utils" \
@@ -123,6 +128,31 @@ def test_make_passes_the_readers_choices_on():
 def test_ci_calls_the_readmes_test_command():
     assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test"
     assert "\nmake test " in (ROOT / "README.md").read_text()
+
+
+def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_path):
+    """In order, and first: a fixture is made once, and 04 finds the model of 03."""
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    test = "import os\n" + "\n".join(
+        f"def test_{i}(worker_id): open('log', 'a').write(f'{{worker_id}} {{__name__}} {i}\\n')"
+        for i in range(6))
+    for name in ("test_a", "test_b", "03_train_siamese_cosine", "08_use_and_ship"):
+        (tmp_path / f"{name}.py").write_text(test)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadscope", "-p",
+         "no:cacheprovider", "-o", "python_files=*.py", "."], cwd=tmp_path, text=True,
+        capture_output=True, env={name: value for name, value in os.environ.items()
+                                  if not name.startswith("PYTEST_")})
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    workers = {name: {worker for worker, file, _ in seen if file == name}
+               for name in dict.fromkeys(file for _, file, _ in seen)}
+    assert len(workers) == 4 and all(len(each) == 1 for each in workers.values())
+    assert workers["03_train_siamese_cosine"] == workers["08_use_and_ship"]
+    (one,) = workers["03_train_siamese_cosine"]
+    order = [(file, number) for worker, file, number in seen if worker == one]
+    assert order[:12] == [(file, str(i)) for file in (
+        "03_train_siamese_cosine", "08_use_and_ship") for i in range(6)]
 
 
 def test_jupyterlab_calls_nothing_home():

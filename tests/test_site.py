@@ -198,6 +198,7 @@ def test_from_the_disk_search_finds_a_notebook(page, site):
 
 
 @in_chromium
+@pytest.mark.slow
 def test_from_the_disk_dark_mode_and_formulas(page, site):
     def background():
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -215,6 +216,7 @@ def test_from_the_disk_dark_mode_and_formulas(page, site):
 
 
 @in_chromium
+@pytest.mark.slow
 def test_from_the_disk_on_a_phone_nothing_sticks_out(page, site):
     page.set_viewport_size({"width": 390, "height": 844})
     for name in ("index", "data/README", "transformers/README",

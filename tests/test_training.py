@@ -13,12 +13,13 @@ from connection_utils import training
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
-from connection_utils.dataset import ConnectionDataset
+from connection_utils.dataset import ConnectionDataset, connection_loader
 from connection_utils.evaluation import spearman
+from connection_utils.losses import cosine_mse
 from connection_utils.optimization import build_optimizer, build_schedule, freeze
 from connection_utils.reading import read_splits
 from connection_utils.runs import read_run, run_folder, run_settings, save_run
-from connection_utils.training import train
+from connection_utils.training import train, training_step
 from connection_utils.workspace import ROOT, runs_folder
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2)
@@ -395,6 +396,20 @@ def test_accumulated_gradients_make_the_step_of_the_whole_batch(splits):
 
     assert apart(whole, parts) < apart(whole, fresh()) / 200
     assert changed(whole, others)                    # nine pairs a step are another training
+
+
+@pytest.mark.parametrize("bound", [0.01, 1e6])
+def test_gradients_longer_than_max_grad_norm_are_cut_to_it(tiny_folder, make_pairs, bound):
+    """Plain SGD with a rate of 1 moves the weights by the gradient itself."""
+    model = ConnectionBert.from_local(tiny_folder, device="cpu")
+    before = [p.detach().clone() for p in model.parameters()]
+    batch = next(iter(connection_loader(ConnectionDataset(make_pairs(8), model.tokenizer), 8)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    training_step(model, batch, cosine_mse, optimizer,
+                  torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1), bound)
+    moved = torch.nn.utils.get_total_norm(
+        [p.detach() - old for p, old in zip(model.parameters(), before)]).item()
+    assert moved == pytest.approx(bound, rel=1e-3) if bound < 1 else 0.01 < moved < bound
 
 
 def test_schedule_climbs_for_the_warm_up_and_falls_to_zero():

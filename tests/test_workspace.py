@@ -14,7 +14,7 @@ from connection_utils.workspace import ROOT, progress, runs_folder, shown
 
 
 def test_a_check_never_writes_where_a_readers_model_lies(monkeypatch):
-    monkeypatch.setenv("CONNECTION_CHECK", "1")
+    monkeypatch.setenv("CONNECTION_CHECK", "quick")
     assert workspace.being_checked() and runs_folder() == ROOT / "runs/check"
     monkeypatch.delenv("CONNECTION_CHECK")
     assert not workspace.being_checked() and runs_folder() == ROOT / "runs"
