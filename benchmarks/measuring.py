@@ -67,7 +67,7 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str | None:
-    """The commit that was measured, "with changes" if files differ from it; None without git."""
+    """The commit that is measured, "with changes" if files differ from it; None without git."""
     try:
         said = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*",
                                "--dirty= with changes"], cwd=ROOT, capture_output=True,
@@ -87,20 +87,20 @@ def _version(name: str) -> str | None:
 def keep(output: Path, command: str, **found: object) -> None:
     """Write what was found as JSON, with the command, date, commit and machine.
 
-    An infinite number (a quality that was never reached) is written as null. What is
+    A number that is not finite (a quality that was never reached) becomes null. What is
     `found` may name another commit: that of a copy without git.
     """
     record = {"command": f"python benchmarks/{command}", "date": f"{date.today()}",
-              "commit": commit(), "machine": machine(), **_without_infinity(found)}
+              "commit": commit(), "machine": machine(), **_finite(found)}
     with write_whole(output) as scratch:
         scratch.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n",
                            encoding="utf-8")
     print(f"written to {shown(output)}")
 
 
-def _without_infinity(found):
+def _finite(found):
     if isinstance(found, dict):
-        return {name: _without_infinity(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [_without_infinity(value) for value in found]
-    return None if found == math.inf else found
+        return {name: _finite(value) for name, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [_finite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found

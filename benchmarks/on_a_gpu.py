@@ -10,8 +10,9 @@ precisions is measured in both, fp32 and (where the GPU really has it) bfloat16.
 
 It needs Python 3.11 to 3.13, torch from 2.11 on, transformers 5, numpy, pandas, scipy and
 scikit-learn, no installation of this project and no network. To carry the model to a machine
-elsewhere, `float16_folder.py` halves it. Each part is a process of its own: one that fails is
-recorded, and the next one runs. The result is written after each part. ``--smoke`` goes
+elsewhere, `float16_folder.py` halves it. Each part is a process of its own: one that fails, or
+takes too long, is recorded with what it had found, and the next one runs. The result is
+written after each part. ``--smoke`` goes
 through all of it on a CPU with a few pairs.
 """
 
@@ -19,6 +20,7 @@ import argparse
 import gc
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -53,6 +55,10 @@ from connection_utils import (
 from connection_utils.optimization import build_optimizer, build_schedule
 from connection_utils.training import training_step
 
+SECONDS = {"sentence_transformers": 100}     # at most, for a part; 75 for the others
+# torch 2.11 lets cuDNN plan bfloat16 attention anew for every batch width, which takes up to a
+# second each; the other kernels need no plan. For all parts, sentence-transformers' too.
+ENVIRONMENT = {"TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
 AGREE_EMBEDDINGS = 1e-3       # largest difference of a number in an embedding, fp32
 AGREE_SPEARMAN = 0.3          # points of test Spearman × 100
 Job = argparse.Namespace      # model, data (folders), device, smoke
@@ -104,6 +110,20 @@ def score(model: ConnectionBert, pairs: pd.DataFrame) -> float:
                                                            pairs["sentence2"]))
 
 
+def so_far(found: dict[str, object]) -> None:
+    """Tell the parent what is known by now: it stays known if the part is ended."""
+    print(json.dumps(found), flush=True)
+
+
+def warmed_up(job: Job, splits: dict[str, pd.DataFrame], device: str | None = None
+              ) -> ConnectionBert:
+    """A fresh model, after another one was trained a little: no clock sees a cold start."""
+    model = load(job, device)
+    train(model, ConnectionDataset(splits["train"].head(160), model.tokenizer), splits["dev"],
+          TrainingConfig(epochs=1, evaluations_per_epoch=1), tell=lambda sentence: None)
+    return load(job, device)
+
+
 def against(job: Job, ours: Callable[[], float], other: Callable[[], float]
             ) -> dict[str, object]:
     """Two speeds in alternating turns; the ratio is formed within a turn."""
@@ -124,7 +144,8 @@ def gpu(job: Job) -> dict[str, object]:
     return {"name": facts.name, "memory_gib": facts.total_memory / 2**30,
             "compute_capability": f"{facts.major}.{facts.minor}", "cuda": torch.version.cuda,
             "has_bfloat16": torch.cuda.is_bf16_supported(including_emulation=False),
-            "fp32_matmul_precision": torch.get_float32_matmul_precision()}
+            "fp32_matmul_precision": torch.get_float32_matmul_precision(),
+            "environment": ENVIRONMENT}
 
 
 def cuda_tests(job: Job) -> dict[str, object]:
@@ -145,7 +166,8 @@ def trained(job: Job, config: TrainingConfig) -> dict[str, object]:
     """A whole training in each precision: seconds, memory, dev and test Spearman."""
     splits, found = pairs_of(job), {}
     for precision in precisions(job):
-        model = load(job)
+        with training_in(precision):
+            model = warmed_up(job, splits)
         before = score(model, splits["test"])
         train_set = ConnectionDataset(splits["train"], model.tokenizer)
         if job.device == "cuda":
@@ -162,6 +184,7 @@ def trained(job: Job, config: TrainingConfig) -> dict[str, object]:
             if job.device == "cuda" else None,
             "dev_spearman": 100 * history.best["dev_spearman"],
             "test_spearman_before": before, "test_spearman": score(model, splits["test"])}
+        so_far(found)
     return found
 
 
@@ -197,6 +220,7 @@ def encode(job: Job) -> dict[str, object]:
             found[precision][f"batches_of_{batch_size}"] = {
                 "texts_per_s": len(texts) / statistics.median(seconds[1:]),
                 "dev_spearman": dev}
+            so_far(found)
     return found
 
 
@@ -207,7 +231,8 @@ def cpu_agreement(job: Job) -> dict[str, object]:
     found: dict[str, object] = {}
     embeddings, losses, scores = [], [], []
     for device in (job.device, "cpu"):
-        model = load(job, device)
+        with training_in("fp32"):
+            model = warmed_up(job, splits, device)
         embeddings.append(model.encode(texts))
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -253,16 +278,20 @@ def packed_against_padded(job: Job) -> dict[str, object]:
                 wait(job)
                 return pairs / (time.perf_counter() - started)
 
+            tokens = model.tokenize(texts)
+
             def answer() -> float:
-                started = time.perf_counter()
-                model.encode(texts, batch_size=batch_size)
-                return len(texts) / (time.perf_counter() - started)
+                with patch.object(model, "tokenize", lambda texts: tokens):   # not timed
+                    started = time.perf_counter()
+                    model.encode(texts, batch_size=batch_size)
+                    return len(texts) / (time.perf_counter() - started)
 
             for name, speed, context in (("training", steps_per_second, training_in(precision)),
                                          ("encoding", answer, encoding_in(job, precision))):
                 with context:
                     found[f"{name}_{precision}_{batch_size}"] = against(
                         job, speed, lambda: _padded(speed))
+            so_far(found)
     return found | {"faster": {name: "packed" if each["ratio"] > 1 else "padded"
                                for name, each in found.items()}}
 
@@ -276,8 +305,10 @@ def _padded(speed: Callable[[], float]) -> float:
 
 
 def largest_batch(job: Job) -> dict[str, object]:
-    """The most pairs of full-length texts that fit into one training step."""
+    """The most pairs of full-length texts that fit into one step, in 95 % of the memory."""
     found = {}
+    if job.device == "cuda":         # some room for kernels that are loaded on the way
+        torch.cuda.set_per_process_memory_fraction(0.95)
     for precision in precisions(job):
         fits, too_many = 0, None
         size = 4 if job.smoke else 64
@@ -288,6 +319,7 @@ def largest_batch(job: Job) -> dict[str, object]:
             size = 2 * size if too_many is None else (fits + too_many) // 16 * 8
         found[precision] = {"pairs_that_fit": fits, "pairs_that_do_not": too_many,
                             "tokens_per_text": load(job, "cpu").max_length}
+        so_far(found)
     return found
 
 
@@ -301,8 +333,12 @@ def _step_fits(job: Job, size: int) -> bool:
         training_step(model, batch, cosine_mse, optimizer,
                       build_schedule(optimizer, 10, TrainingConfig()), 1.0)
         return True
-    except torch.OutOfMemoryError:
-        return False
+    except RuntimeError as error:    # the allocator, cuBLAS and cuDNN raise different ones
+        said = str(error).lower()
+        if isinstance(error, torch.OutOfMemoryError) or any(
+                words in said for words in ("out of memory", "alloc_failed")):
+            return False
+        raise
     finally:
         del model, optimizer
         gc.collect()
@@ -312,13 +348,10 @@ def _step_fits(job: Job, size: int) -> bool:
 
 def one_process_nccl(job: Job) -> dict[str, object]:
     """A group of one: torchrun, NCCL (gloo on a CPU) and DistributedDataParallel for real."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc-per-node", "1", __file__, *_arguments(job), "--part", "in_a_group"]
-    done = subprocess.run(command, capture_output=True, text=True,
-                          env={"NCCL_SOCKET_IFNAME": "lo"} | os.environ)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-4000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr",
+               "127.0.0.1", "--nproc-per-node", "1", __file__, *_arguments(job), "--part",
+               "in_a_group"]
+    return found_by(command, 60, {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"})
 
 
 def in_a_group(job: Job) -> dict[str, object]:
@@ -330,7 +363,7 @@ def in_a_group(job: Job) -> dict[str, object]:
         if joining:
             dist.init_process_group("cpu:gloo,cuda:nccl" if job.device == "cuda" else "gloo",
                                     timeout=timedelta(seconds=60))
-        model = load(job)
+        model = warmed_up(job, splits)
         histories.append(train(
             model, ConnectionDataset(splits["train"].head(1600), model.tokenizer),
             splits["dev"], TrainingConfig(epochs=1, evaluations_per_epoch=1)))
@@ -364,28 +397,61 @@ def sentence_transformers(job: Job) -> dict[str, object]:
             started = time.perf_counter()
             train_set = ConnectionDataset(pairs, model.tokenizer)
             tokenizing = time.perf_counter() - started
+            started = time.perf_counter()           # all of train(), as all of theirs
             with training_in(precision):
-                history = train(model, train_set, pairs.head(16), replace(
-                    SAME, evaluations_per_epoch=1))
-            return len(pairs) / (tokenizing + history.seconds)
+                train(model, train_set, pairs.head(16), replace(SAME, evaluations_per_epoch=1))
+            return len(pairs) / (tokenizing + time.perf_counter() - started)
 
         def theirs() -> float:
             return len(pairs) / fit_theirs(job.model, pairs, job.device, num_train_epochs=1,
                                            bf16=precision == "bfloat16")[1]
 
         found[precision] = against(job, ours, theirs)
+        so_far(found)
     return found
 
 
 PARTS = {part.__name__: part for part in (
-    gpu, cuda_tests, train_post, encode, cpu_agreement, packed_against_padded, train_best,
-    largest_batch, one_process_nccl, sentence_transformers)}
+    gpu, cuda_tests, train_post, encode, cpu_agreement, train_best, packed_against_padded,
+    one_process_nccl, sentence_transformers, largest_batch)}
 
 
 # The parent: one part after the other, and what comes of it
 
 def _arguments(job: Job) -> list[str]:
     return [str(job.model), str(job.data), str(job.output), *["--smoke"] * job.smoke]
+
+
+class Failed(RuntimeError):
+    """A part's process that failed or was ended; `found` is what it had told by then."""
+
+    def __init__(self, why: str, found: dict[str, object]) -> None:
+        super().__init__(why)
+        self.found = found
+
+
+def found_by(command: list[str], seconds: float, environment: dict[str, str] = {}
+             ) -> dict[str, object]:
+    """The JSON in the last line that `command` prints; Failed if it fails or takes longer."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True,
+                               env=ENVIRONMENT | environment | os.environ)
+    why = ""
+    try:
+        said, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        why = f"not ended after {seconds:.0f} s\n"
+        os.killpg(process.pid, signal.SIGTERM)               # torchrun ends its worker, too
+        try:
+            said, errors = process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            said, errors = process.communicate()
+    lines = [line for line in said.splitlines() if line.startswith("{")]
+    found = json.loads(lines[-1]) if lines else {}
+    if why or process.returncode:
+        raise Failed(f"{errors[-4000:]}\n{why}".strip(), found)
+    return found
 
 
 def run(job: Job, name: str, seconds: float) -> dict[str, object]:
@@ -396,13 +462,10 @@ def run(job: Job, name: str, seconds: float) -> dict[str, object]:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 found = PARTS[name](job)
         else:
-            done = subprocess.run([sys.executable, __file__, *_arguments(job), "--part", name],
-                                  capture_output=True, text=True, timeout=max(seconds, 0.1))
-            if done.returncode:
-                raise RuntimeError(done.stderr[-4000:])
-            found = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        found = {"failed": f"not ended after {seconds:.0f} s, the time that was left"}
+            found = found_by([sys.executable, __file__, *_arguments(job), "--part", name],
+                             max(seconds, 0.1))
+    except Failed as error:
+        found = error.found | {"failed": str(error)}
     except Exception:
         found = {"failed": traceback.format_exc()[-4000:]}
     return found | {"part_seconds": time.monotonic() - started}
@@ -432,7 +495,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = " ".join(["on_a_gpu.py", *_arguments(job)])
     named = {"commit": job.commit} if job.commit else {}
     for name in job.parts:
-        parts[name] = run(job, name, end - time.monotonic())
+        parts[name] = run(job, name, min(end - time.monotonic(), SECONDS.get(name, 75)))
         told = parts[name].get("failed", "ended").strip().splitlines()[-1]
         print(f"{name}: {told} ({parts[name]['part_seconds']:.0f} s)", flush=True)
         keep(job.output, command, **named, smoke=job.smoke, parts=parts)

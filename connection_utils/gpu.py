@@ -11,6 +11,8 @@ RESULT = ROOT / "benchmarks" / "results" / "on_a_gpu.json"
 def gpu_numbers(path: Path = RESULT) -> dict[str, str | float]:
     """Notebook 03's training and the encoding of texts on a GPU; empty if not measured yet.
 
+    Also empty if one of the parts that it takes them from failed.
+
     ``gpu`` (its name), ``precision``, ``train_seconds``, ``train_pairs_per_s`` and
     ``test_spearman`` (× 100): at the precision that `train` chooses on that GPU, bfloat16 if
     the GPU has it. ``texts_per_s``: `encode` in fp32, at the faster of two batch sizes.
@@ -19,6 +21,9 @@ def gpu_numbers(path: Path = RESULT) -> dict[str, str | float]:
         return {}
     record = json.loads(path.read_text(encoding="utf-8"))
     parts = record["parts"]
+    if any("failed" in parts.get(name, {"failed": ""})
+           for name in ("gpu", "train_post", "encode")):
+        return {}
     precision = "bfloat16" if "bfloat16" in parts["train_post"] else "fp32"
     trained, encoded = parts["train_post"][precision], parts["encode"]["fp32"]
     return {"gpu": parts["gpu"]["name"], "precision": precision,

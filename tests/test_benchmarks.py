@@ -125,8 +125,9 @@ def test_what_is_kept_is_strict_json(tmp_path):
     assert record["command"] == "python benchmarks/x.py --a 1" and record["machine"]["cores"]
     if (ROOT / ".git").exists():                       # a bundle has none
         assert re.fullmatch(r"[0-9a-f]{40}( with changes)?", record["commit"])
-    with pytest.raises(ValueError, match="JSON"):
-        measuring.keep(kept, "x.py", ratio=math.nan)
+    measuring.keep(kept, "x.py", ratio=math.nan, turns=[(1.0, -math.inf)])
+    record = json.loads(kept.read_text(), parse_constant=pytest.fail)
+    assert record["ratio"] is None and record["turns"] == [[1, None]]
 
 
 @pytest.mark.parametrize("cpuinfo", [None, "processor\t: 0\nBogoMIPS\t: 243.75\n"])

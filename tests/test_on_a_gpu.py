@@ -79,7 +79,7 @@ def test_the_largest_batch_is_closed_in(monkeypatch):
                         lambda job, size: tried.append(size) or size <= 1100)
     monkeypatch.setattr(on_a_gpu, "load", lambda job, device=None: Namespace(max_length=128))
     monkeypatch.setattr(on_a_gpu, "precisions", lambda job: ["fp32"])
-    found = on_a_gpu.largest_batch(Namespace(smoke=False))["fp32"]
+    found = on_a_gpu.largest_batch(Namespace(smoke=False, device="cpu"))["fp32"]
     assert (found["pairs_that_fit"], found["pairs_that_do_not"]) == (1096, 1104)
     assert tried[:6] == [64, 128, 256, 512, 1024, 2048] and len(tried) < 16
 
@@ -99,6 +99,30 @@ def test_a_part_has_a_process_and_a_time_of_its_own(tmp_path):
                     smoke=False)
     assert "Expected a folder with config.json" in on_a_gpu.run(job, "encode", 300)["failed"]
     assert "not ended after" in on_a_gpu.run(job, "encode", 0.2)["failed"]
+
+
+def test_what_a_part_had_found_when_it_was_ended_is_kept():
+    code = "import time; print('{\"fp32\": 1}', flush=True); time.sleep(60)"
+    with pytest.raises(on_a_gpu.Failed, match="not ended after 2 s") as ended:
+        on_a_gpu.found_by([sys.executable, "-c", code], 2)
+    assert ended.value.found == {"fp32": 1}
+
+
+@pytest.mark.parametrize(("error", "fits"), [
+    (torch.OutOfMemoryError("CUDA out of memory."), False),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), False),
+    (RuntimeError("shapes do not fit"), None)])
+def test_every_kind_of_too_little_memory_is_known(monkeypatch, tiny_folder, error, fits):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(on_a_gpu, "training_step", fail)
+    job = Namespace(model=tiny_folder, device="cpu")
+    if fits is None:
+        with pytest.raises(RuntimeError, match="shapes"):
+            on_a_gpu._step_fits(job, 2)
+    else:
+        assert on_a_gpu._step_fits(job, 2) is fits
 
 
 def test_bfloat16_is_taken_only_where_the_gpu_really_has_it(monkeypatch):
@@ -123,6 +147,9 @@ def test_the_numbers_come_from_the_file_or_are_not_measured_yet(rehearsal, tmp_p
     older = tmp_path / "older.json"
     older.write_text(json.dumps({"parts": parts}))
     assert gpu_numbers(older)["precision"] == "fp32"
+    parts["encode"] = {"failed": "not ended after 75 s"}
+    older.write_text(json.dumps({"parts": parts}))
+    assert gpu_numbers(older) == {}
 
 
 def test_readme_and_notebooks_say_what_was_measured():

@@ -73,8 +73,9 @@ def test_the_file_that_it_runs_is_kept_where_a_path_says(int8, file):
     np.testing.assert_array_equal(again.run(None, batch)[0], int8.session.run(None, batch)[0])
 
 
-def test_making_one_says_nothing_and_leaves_logging_as_it_was(model, capfd):
+def test_making_one_says_nothing_and_leaves_logging_as_it_was(tiny_folder, capfd):
     """Exporter and quantizer would fill a notebook with warnings."""
+    model = ConnectionBert.from_local(tiny_folder, device="cpu")
     root = logging.getLogger()
     before = list(root.handlers), root.manager.disable
     OnnxBert(model, int8=True)
@@ -90,12 +91,9 @@ def test_a_single_str_and_unequal_lists_are_refused(plain):
         plain.similarity(["a"], ["b", "c"])
 
 
-def test_export_leaves_the_model_in_its_mode_and_says_nothing(model, capsys, recwarn):
-    model.train()
-    try:
-        OnnxBert(model, int8=True)
-        assert model.training
-    finally:
-        model.eval()
+def test_export_leaves_the_model_in_its_mode_and_says_nothing(tiny_folder, capsys, recwarn):
+    model = ConnectionBert.from_local(tiny_folder, device="cpu").train()
+    OnnxBert(model, int8=True)
+    assert model.training
     said = capsys.readouterr()
     assert said.out == said.err == "" and not list(recwarn)
