@@ -97,6 +97,15 @@ def test_the_interval_contains_the_estimate(statistic):
     assert 0.02 < high - low < 0.3
 
 
+def test_the_interval_holds_95_percent():
+    """Of a mean, whose distribution is known: 1.96 standard errors to either side."""
+    values = np.random.default_rng(1).normal(size=400)
+    low, high = bootstrap_interval(values, values, lambda one, _: float(one.mean()), 4000)
+    width = 2 * 1.96 * values.std() / np.sqrt(len(values))
+    assert high - low == pytest.approx(width, rel=0.06)      # 90 % would be 16 % less
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.01)
+
+
 def test_the_interval_is_the_same_for_the_same_seed_only():
     scores, cosines = noisy(100)
     first, again, other = (bootstrap_interval(scores, cosines, resamples=200, seed=seed)
