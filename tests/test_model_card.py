@@ -28,7 +28,8 @@ from connection_utils.model_card import model_card
 from connection_utils.runs import read_run, run_settings, save_run
 from connection_utils.training import train
 
-CONFIG = TrainingConfig(epochs=1, batch_size=8, evaluations_per_epoch=2, frozen_layers=1)
+CONFIG = TrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2, frozen_layers=1,
+                        learning_rate=1e-2, weight_decay=5e-5)    # before and after differ
 ODD = ("a|b `c` *d* <script> #e [f](g) $h$ _i_ 'k' \"l\": - ~~m~~ &amp; !n\nnew line\udcff"
        "\x1b[0m")
 SEEN = ("a|b `c` *d* <script> #e [f](g) $h$ _i_ 'k' \"l\": - ~~m~~ &amp; !n new line?"
@@ -45,6 +46,7 @@ def run(make_tiny_folder, make_pairs):
     history = train(model, ConnectionDataset(pairs.head(44), model.tokenizer),
                     pairs.iloc[33:55], CONFIG)
     after = model.similarity(test["sentence1"], test["sentence2"])
+    assert abs(spearman(test["score"], after) - spearman(test["score"], before)) > 1e-3
     return model, history, {
         "pairs": {"train": 44, "dev": 22, "test": 22},
         "test_spearman_before": spearman(test["score"], before),
@@ -112,7 +114,7 @@ def test_the_tables_hold_the_records_numbers(save):
     record, found = read_run(folder), rows(folder)
     for name, value in record["config"].items():
         assert found[name] == str(value)
-    assert found["frozen_layers"] == "1" and found["learning_rate"] == "5e-05"
+    assert found["frozen_layers"] == "1" and found["weight_decay"] == "5e-05"
     low, high = record["test_spearman_interval"]
     assert found["test, after: 95 % interval"] == f"{100 * low:.2f} to {100 * high:.2f}"
     for when in ("before", "after"):
