@@ -6,7 +6,7 @@ Each fault is one changed place in the module, the Makefile or a notebook. The t
 subject then run on the copy until the first one fails: that test caught it. A fault that no
 test catches is a hole in the suite. ``--pytest`` passes options on, such as ``-m 'not slow'``.
 Two faults are tried at a time, with one thread each. A call that was killed continues where it
-stopped.
+stopped, as long as the commit is the same.
 """
 
 import json
@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from measuring import RESULTS, ROOT, keep, parser
+from measuring import RESULTS, ROOT, commit, keep, parser
 
 LOCAL = ("transformers/bert", "data/stsb")       # not in git; linked into each copy
 
@@ -190,7 +190,8 @@ def main() -> None:
                         * bool(chosen.pytest)])
     kept = json.loads(output.read_text()) if output.exists() else {}
     known = {(each["file"], each["old"], each["new"]): each["caught_by"]
-             for each in kept.get("faults", []) if kept["command"].endswith(command)}
+             for each in kept.get("faults", [])
+             if kept["command"].endswith(command) and kept.get("commit") == commit()}
     table = [{**fault._asdict(), "caught_by": known[fault[1:4]]}
              for fault in FAULTS if fault[1:4] in known]
     left = [fault for fault in FAULTS if fault[1:4] not in known]
