@@ -2,6 +2,7 @@
 
     python benchmarks/sweep.py why_fine_tune --jobs 2
     python benchmarks/sweep.py choices --jobs 2
+    python benchmarks/sweep.py epochs --jobs 2
 
 Each run is a process of its own, and one line in benchmarks/results/sweep_NAME.jsonl, written
 when the run has ended. A run that has its line is not run again: a sweep that was killed goes
@@ -9,7 +10,7 @@ on where it stopped, and a grid that has grown runs only what is new. Notebooks 
 the two files.
 
 In why_fine_tune the test pairs are scored once a run, and nothing is chosen by them; choices
-reads dev only.
+and epochs read dev only. epochs is why notebook 03 trains for one epoch.
 """
 
 import argparse
@@ -90,7 +91,13 @@ def choices(model: str) -> list[Run]:
             for seed in SEEDS for change in ({}, *changed)]
 
 
-GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices}
+def epochs(model: str) -> list[Run]:
+    """Notebook 03's recipe over one epoch and over two, on all dev pairs."""
+    return [Run(TrainingConfig(epochs=number, seed=seed), model=model)
+            for seed in SEEDS for number in (1, 2)]
+
+
+GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs}
 
 
 def _epochs(pairs: int, start: str) -> int:
