@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 IN := $(VENV)/bin/
 SETUP := $(VENV)/.installed
-TEST := $(IN)python -m pytest --nbval -n 2 --dist loadscope
+TEST := $(IN)python -m pytest --nbval -n 2 --dist loadscope --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
 ifneq ($(wildcard wheels),)    # this is a bundle: pip takes all from it, and asks nobody
 export PIP_NO_INDEX := 1

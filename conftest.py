@@ -39,8 +39,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is slow, unless it is wanted.
 
-    For two workers the longest group, notebook 03 and those after it, comes first, so that
-    the other worker has work till the end.
+    For two workers the longest group, notebook 03 and those after it, comes first, then the
+    other notebooks: what is left for the end is short, so both workers end together.
     """
     if os.environ["CONNECTION_CHECK"] != "full":
         slow = [item for item in items if item.get_closest_marker("slow")]
@@ -48,4 +48,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if XDIST:
         items.sort(key=lambda item: AFTER_03.index(item.path.stem)
-                   if item.path.stem in AFTER_03 else len(AFTER_03))
+                   if item.path.stem in AFTER_03
+                   else len(AFTER_03) + (item.path.suffix != ".ipynb"))

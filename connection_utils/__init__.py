@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")   # or forks of it warn
 _HOME = {
     "prepare_notebook": "workspace",
     "progress": "workspace",
+    "quick_check": "workspace",
     "check_model_dir": "doctor",
     "ModelFolderError": "model_files",
     "load_tokenizer": "model_files",

@@ -17,7 +17,7 @@ class TrainingConfig:
     The last two decide nothing: they say how it survives being killed.
     """
 
-    epochs: int = 2
+    epochs: int = 1
     batch_size: int = 16               # pairs
     gradient_accumulation_steps: int = 1   # so many batches make one step: less memory each
     bucket: int = 1                    # 1: shuffled; more: so many sorted by length together

@@ -20,6 +20,11 @@ def being_checked() -> bool:
     return os.environ.get("CONNECTION_CHECK") in ("quick", "full")
 
 
+def quick_check() -> bool:
+    """True where ``CONNECTION_CHECK`` is quick: a training that only illustrates is cut short."""
+    return os.environ.get("CONNECTION_CHECK") == "quick"
+
+
 def runs_folder() -> Path:
     """The folder for all that runs leave behind (ignored by git)."""
     return ROOT / "runs" / ("check" if being_checked() else "")

@@ -212,7 +212,7 @@ CELLS = ["a", "the cat", '"', ' "x"', '"a ""b"""', '"l\nm"', "0.5", "1", "0", "5
          "고양이", "\0", "7", "😀", "sep=;"]
 
 
-@cases(150)
+@cases(60)
 @given(st.lists(st.lists(st.sampled_from(CELLS), min_size=3, max_size=3) | st.lists(
     st.sampled_from(CELLS), max_size=4), max_size=8), st.sampled_from(",;\t"),
     st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["utf-8", "utf-16", "cp949"]),
@@ -590,6 +590,7 @@ def in_a_process(*arguments, code=BUILD, **settings):
                           capture_output=True, text=True, **settings)
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_leaves_no_cache_and_the_next_call_builds_it(
         path, tmp_path, opened, tiny_folder):
     done = in_a_process(tiny_folder, path, tmp_path / "cache", 5)
@@ -603,6 +604,7 @@ def test_a_build_that_is_killed_leaves_no_cache_and_the_next_call_builds_it(
     assert folder != left
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(arrow.fcntl is None, reason="no locks")
 def test_two_processes_that_open_a_file_at_once_both_get_it(path, tmp_path, tiny_folder):
     processes = [subprocess.Popen([sys.executable, "-c", BUILD, tiny_folder, path,

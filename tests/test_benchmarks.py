@@ -13,7 +13,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from cases import chosen, slow
+from cases import chosen
 
 from connection_utils import ConnectionDataset
 from connection_utils.config import RECIPES, TrainingConfig
@@ -163,7 +163,8 @@ def measured(request):
                          chosen(request, "task"))
 
 
-@pytest.mark.parametrize("task", [MEASURED[0], *map(slow, MEASURED[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", MEASURED)
 def test_a_task_measures_in_a_process_of_its_own(measured, task):
     found = measured[task].result()
     assert all(value > 0 for value in found.values())

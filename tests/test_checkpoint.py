@@ -379,7 +379,7 @@ def process(make_tiny_folder, make_pairs, tmp_path_factory):
     A run takes one core; there are two servers, so that two threads may call it at a time.
     """
     data = tmp_path_factory.mktemp("data") / "pairs.csv"
-    make_pairs(160).to_csv(data, index=False)
+    make_pairs(80).to_csv(data, index=False)
     command = [sys.executable, "-c", TRAIN_AND_DIE, str(make_tiny_folder()), str(data)]
     servers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                 text=True) for _ in range(2)]

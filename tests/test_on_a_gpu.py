@@ -43,6 +43,7 @@ def rehearsal(make_tiny_folder, tmp_path_factory):
     return folder / "result.json"
 
 
+@pytest.mark.slow
 def test_half_the_weights_travel_and_nothing_else_changes(rehearsal, tiny_folder):
     halved = load_file(rehearsal.with_name("float16") / "model.safetensors")
     whole = load_file(tiny_folder / "model.safetensors")
@@ -51,6 +52,7 @@ def test_half_the_weights_travel_and_nothing_else_changes(rehearsal, tiny_folder
         assert tensor.dtype == torch.float16 and torch.equal(tensor, whole[name].half())
 
 
+@pytest.mark.slow
 def test_every_part_finds_something(rehearsal):
     record = json.loads(rehearsal.read_text())
     parts = record["parts"]
@@ -133,6 +135,7 @@ def test_bfloat16_is_taken_only_where_the_gpu_really_has_it(monkeypatch):
     assert _has_bf16(torch.device("cuda")) and not _has_bf16(torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_the_numbers_come_from_the_file_or_are_not_measured_yet(rehearsal, tmp_path):
     assert gpu_numbers(tmp_path / "none.json") == {}
     assert "not measured yet" in gpu_sentence(tmp_path / "none.json")

@@ -180,6 +180,7 @@ def test_a_stop_in_one_stops_all_after_the_same_step(with_dropout):
     assert first["weights"] == second["weights"]
 
 
+@pytest.mark.slow
 def test_processes_that_would_train_different_things_are_told(together):
     done = together({"other_pairs": 1}, fails=True)
     assert "would train different things: training pairs (" in done.stderr
@@ -247,6 +248,7 @@ def test_finetune_is_the_same_command(job, tmp_path):
     assert not (tmp_path / "model-checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_an_error_that_all_have_is_told_once(job, tmp_path):
     (tmp_path / "pairs.csv").write_text("sentence1,sentence2,score\na,b,7\n")
     done = finetune(*job)
@@ -255,6 +257,7 @@ def test_an_error_that_all_have_is_told_once(job, tmp_path):
     assert "connection_utils/" not in done.stderr                  # no traceback of ours
 
 
+@pytest.mark.slow
 def test_a_batch_for_fewer_pairs_than_processes(job):
     done = finetune(*job, "--batch-size", 1)
     assert done.returncode != 0

@@ -139,8 +139,8 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
     for name in ("test_a", "test_b", "03_train_siamese_cosine", "08_use_and_ship"):
         (tmp_path / f"{name}.py").write_text(test)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadscope", "-p",
-         "no:cacheprovider", "-o", "python_files=*.py", "."], cwd=tmp_path, text=True,
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadscope",
+         "--no-loadscope-reorder", "-p", "no:cacheprovider", "-o", "python_files=*.py", "."], cwd=tmp_path, text=True,
         capture_output=True, env={name: value for name, value in os.environ.items()
                                   if not name.startswith("PYTEST_")})
     assert done.returncode == 0, done.stdout + done.stderr

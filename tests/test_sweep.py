@@ -9,7 +9,6 @@ from threading import Barrier
 
 import nbformat
 import pytest
-from cases import slow
 
 from connection_utils import ConnectionBert, documentation_pairs, mean_reciprocal_rank
 from connection_utils.config import TrainingConfig
@@ -108,10 +107,11 @@ def test_two_jobs_run_side_by_side_and_share_the_cores(monkeypatch, tmp_path):
     assert threads == [line["machine"]["threads"] for line in lines] == [3] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [
     Run(pairs=0, start="random", test=True),
-    slow(Run(TrainingConfig(epochs=1, evaluations_per_epoch=1), pairs=32, labels="-1..1",
-             elsewhere=True)),
+    Run(TrainingConfig(epochs=1, evaluations_per_epoch=1), pairs=32, labels="-1..1",
+        elsewhere=True),
 ], ids=lambda run: f"{run.start}-{run.pairs}")
 def test_a_run_for_real(run):
     found = measure(run)

@@ -82,16 +82,16 @@ def in_a_thread(work):
     return result[0]
 
 
-def test_the_same_seed_gives_bit_equal_weights(splits, run):
+def test_the_same_seed_gives_bit_equal_weights(few, short_run):
     torch.rand(7)                               # whatever was drawn before plays no part
-    again, history = trained(splits, CONFIG)
-    assert not changed(run[0], again)
-    assert history.step_losses == run[1].step_losses
+    again, history = trained(few, SHORT)
+    assert not changed(short_run[0], again)
+    assert history.step_losses == short_run[1].step_losses
 
 
-def test_another_seed_gives_other_weights(splits, run):
-    other, _ = trained(splits, dataclasses.replace(CONFIG, seed=13))
-    assert not torch.equal(run[0].bert.encoder.layer[0].output.dense.weight,
+def test_another_seed_gives_other_weights(few, short_run):
+    other, _ = trained(few, dataclasses.replace(SHORT, seed=13))
+    assert not torch.equal(short_run[0].bert.encoder.layer[0].output.dense.weight,
                            other.bert.encoder.layer[0].output.dense.weight)
 
 
@@ -110,17 +110,18 @@ def test_training_lowers_the_loss(run):
     assert sum(losses[-6:]) < sum(losses[:6])
 
 
-def test_the_weights_of_the_best_evaluation_are_kept(splits, monkeypatch):
+def test_the_weights_of_the_best_evaluation_are_kept(few, monkeypatch):
     """The second of four evaluations is told to be the best; its weights must come back."""
     model, weights = fresh(), []
     told = iter([0.1, 0.9, 0.2, 0.3])
     monkeypatch.setattr(training, "spearman", lambda scores, cosines: next(told))
-    history = train(model, ConnectionDataset(splits["train"], model.tokenizer),
-                    splits["dev"], CONFIG, on_evaluation=lambda record: weights.append(
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"],
+                    dataclasses.replace(SHORT, evaluations_per_epoch=2),
+                    on_evaluation=lambda record: weights.append(
                         model.bert.embeddings.word_embeddings.weight.detach().clone()))
     kept = model.bert.embeddings.word_embeddings.weight
     assert [torch.equal(kept, each) for each in weights] == [False, True, False, False]
-    assert history.best["step"] == 12 and not model.training
+    assert history.best["step"] == 3 and not model.training
 
 
 def test_the_best_dev_spearman_is_what_the_model_now_scores(splits, run):
