@@ -231,7 +231,7 @@ def test_turning_knobs_training_and_stopping_in_notebook_03(page, lab, house):
     assert table.locator("tbody tr").count() == 2
     assert "stopped at step" in table.inner_text() and train.is_enabled()
 
-    press(page, epochs, "ArrowLeft", 9, shows="epochs=1,")
+    press(page, epochs, "ArrowLeft", 8, shows="epochs=2,")
     press(page, rate, "End", 1, shows="learning_rate=0.01")
     train.click()                                            # 1e-2: it must diverge or not
     page.locator(".widget-html-content > span", has_text=re.compile("collapsed|No gain.*lies")

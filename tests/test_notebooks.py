@@ -191,6 +191,20 @@ def test_a_full_check_fails_where_a_training_is_not_what_was_swept(dev, share, a
             exec(cells["nb07-24"], names)
 
 
+@pytest.mark.parametrize(("live", "quick", "agrees"), [
+    (83.0, False, True), (82.0, False, False), (82.0, True, True)])
+def test_a_full_check_fails_where_the_live_run_of_06_is_off(live, quick, agrees):
+    cell = next(cell for cell in code_cells(SERIES[5]) if cell.id == "nb06-22")
+    names = {"model_dir": "m", "lines": [{"run": {"model": "m"}}], "data": "data/stsb",
+             "swept": pd.Series([83.2, 82.8, 83.0]), "live": live, "live_pairs": 150,
+             "quick_check": lambda: quick}
+    if agrees:
+        exec(cell.source, names)
+    else:
+        with pytest.raises(AssertionError):
+            exec(cell.source, names)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "given", "said"), [
     ("06_why_fine_tune", {"live_pairs": 40},

@@ -270,7 +270,7 @@ def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(runs, watche
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["pooler", "mean"], "notebook 03 has no parameter 'pooler'; expected one of model_dir"),
-    (["epochs", "2", "two"], "epochs is 2 two; expected values such as 2"),
+    (["epochs", "2", "two"], "epochs is 2 two; expected values such as 1"),
 ])
 def test_a_sweep_that_cannot_be_is_refused_before_anything_runs(watched, arguments, message):
     done = start(["connection_utils.series", "sweep", *arguments], watched[0])
