@@ -1,8 +1,8 @@
 """Pytest's settings for tests and notebooks alike.
 
 ``CONNECTION_CHECK`` says how thorough a run is: ``quick`` (the default) leaves out the tests
-marked slow, ``full`` runs all of them. Either way progress bars are off, and what is trained
-goes under runs/check/.
+marked slow and the notebook cells tagged slow, ``full`` runs all of them. Either way progress
+bars are off, and what is trained goes under runs/check/.
 """
 
 import os
@@ -43,10 +43,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     other notebooks: what is left for the end is short, so both workers end together.
     """
     if os.environ["CONNECTION_CHECK"] != "full":
-        slow = [item for item in items if item.get_closest_marker("slow")]
+        slow = [item for item in items if _is_slow(item)]
         config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        items[:] = [item for item in items if not _is_slow(item)]
     if XDIST:
         items.sort(key=lambda item: AFTER_03.index(item.path.stem)
                    if item.path.stem in AFTER_03
                    else len(AFTER_03) + (item.path.suffix != ".ipynb"))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    """True for a test marked slow, and for a notebook's cell with the tag slow."""
+    tags = item.cell.metadata.get("tags", []) if hasattr(item, "cell") else []
+    return bool(item.get_closest_marker("slow")) or "slow" in tags

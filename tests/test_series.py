@@ -306,6 +306,7 @@ def test_a_recipe_sets_the_options_and_an_option_given_beside_it_wins():
     assert RECIPES["post"] == TrainingConfig()        # what notebook 03 trains
 
 
+@pytest.mark.slow
 def test_a_recipe_is_what_is_trained(runs, watched):
     done, folder = runs[0]("recipe"), runs[1] / "recipe"
     assert done.returncode == 0, done.stderr

@@ -10,8 +10,10 @@ import sys
 import tomllib
 from importlib.metadata import metadata, version
 
+import nbformat
 import pytest
 import yaml
+from cases import slow
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -153,6 +155,19 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
     order = [(file, number) for worker, file, number in seen if worker == one]
     assert order[:12] == [(file, str(i)) for file in (
         "03_train_siamese_cosine", "08_use_and_ship") for i in range(6)]
+
+
+@pytest.mark.parametrize(("thorough", "expected"), [
+    ("quick", 1), slow("full", 2)])
+def test_a_cell_tagged_slow_waits_for_a_full_check(tmp_path, thorough, expected):
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    cells = [nbformat.v4.new_code_cell("1", metadata={"tags": tags}) for tags in ([], ["slow"])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval", "--collect-only", "-q", "-p",
+         "no:cacheprovider", "a.ipynb"], cwd=tmp_path, text=True, capture_output=True,
+        env=os.environ | {"CONNECTION_CHECK": thorough})
+    assert found.stdout.count("a.ipynb::Cell") == expected, found.stdout + found.stderr
 
 
 def test_jupyterlab_calls_nothing_home():
