@@ -1,6 +1,7 @@
 """The guard: every committed notebook is executed, whole, clean and really compared."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -248,8 +249,9 @@ def test_the_comparison_bites(tmp_path):
     table.data["text/html"] = table.data["text/html"].replace("5749", "5748")
     nbformat.write(notebook, tmp_path / "copy.ipynb")
     bitten = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", "-c", str(ROOT / "pyproject.toml"),
-         "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "copy.ipynb"],
-        capture_output=True, text=True, cwd=tmp_path)
+        [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "--nbval", "-c",
+         str(ROOT / "pyproject.toml"), "-q", "-p", "no:cacheprovider", "--rootdir",
+         str(tmp_path), "copy.ipynb"], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
     assert bitten.returncode == 1 and "2 failed" in bitten.stdout, bitten.stdout
     assert "loses 37" in bitten.stdout and "5748" in bitten.stdout

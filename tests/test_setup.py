@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 import connection_utils
 from connection_utils.workspace import ROOT
 
+NO_OTHER_PLUGIN = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # of a pytest in a test
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = {canonicalize_name(name): pinned for name, pinned in (
     line.split("==") for line in (ROOT / "requirements.lock").read_text().split())}
@@ -141,10 +142,10 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
     for name in ("test_a", "test_b", "03_train_siamese_cosine", "08_use_and_ship"):
         (tmp_path / f"{name}.py").write_text(test)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadscope",
-         "--no-loadscope-reorder", "-p", "no:cacheprovider", "-o", "python_files=*.py", "."], cwd=tmp_path, text=True,
+        [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-q", "-n", "2", "--dist",
+         "loadscope", "--no-loadscope-reorder", "-p", "no:cacheprovider", "-o", "python_files=*.py", "."], cwd=tmp_path, text=True,
         capture_output=True, env={name: value for name, value in os.environ.items()
-                                  if not name.startswith("PYTEST_")})
+                                  if not name.startswith("PYTEST_")} | NO_OTHER_PLUGIN)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     workers = {name: {worker for worker, file, _ in seen if file == name}
@@ -164,9 +165,9 @@ def test_a_cell_tagged_slow_waits_for_a_full_check(tmp_path, thorough, expected)
     cells = [nbformat.v4.new_code_cell("1", metadata={"tags": tags}) for tags in ([], ["slow"])]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
     found = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval", "--collect-only", "-q", "-p",
-         "no:cacheprovider", "a.ipynb"], cwd=tmp_path, text=True, capture_output=True,
-        env=os.environ | {"CONNECTION_CHECK": thorough})
+        [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "--nbval", "--collect-only",
+         "-q", "-p", "no:cacheprovider", "a.ipynb"], cwd=tmp_path, text=True,
+        capture_output=True, env=os.environ | {"CONNECTION_CHECK": thorough} | NO_OTHER_PLUGIN)
     assert found.stdout.count("a.ipynb::Cell") == expected, found.stdout + found.stderr
 
 
