@@ -143,8 +143,8 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
         (tmp_path / f"{name}.py").write_text(test)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-q", "-n", "2", "--dist",
-         "loadscope", "--no-loadscope-reorder", "-p", "no:cacheprovider", "-o", "python_files=*.py", "."], cwd=tmp_path, text=True,
-        capture_output=True, env={name: value for name, value in os.environ.items()
+         "loadscope", "--no-loadscope-reorder", "-p", "no:cacheprovider", "-o",
+         "python_files=*.py", "."], cwd=tmp_path, text=True, capture_output=True, env={name: value for name, value in os.environ.items()
                                   if not name.startswith("PYTEST_")} | NO_OTHER_PLUGIN)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
