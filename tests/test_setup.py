@@ -141,11 +141,13 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
         for i in range(6))
     for name in ("test_a", "test_b", "03_train_siamese_cosine", "08_use_and_ship"):
         (tmp_path / f"{name}.py").write_text(test)
+    outside = {name: value for name, value in os.environ.items()
+               if not name.startswith("PYTEST_")}            # not the worker that runs this
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-q", "-n", "2", "--dist",
          "loadscope", "--no-loadscope-reorder", "-p", "no:cacheprovider", "-o",
-         "python_files=*.py", "."], cwd=tmp_path, text=True, capture_output=True, env={name: value for name, value in os.environ.items()
-                                  if not name.startswith("PYTEST_")} | NO_OTHER_PLUGIN)
+         "python_files=*.py", "."], cwd=tmp_path, text=True, capture_output=True,
+        env=outside | NO_OTHER_PLUGIN)
     assert done.returncode == 0, done.stdout + done.stderr
     seen = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     workers = {name: {worker for worker, file, _ in seen if file == name}
