@@ -184,8 +184,9 @@ def _tell_duration(settings: dict, config: TrainingConfig) -> None:
         + 7 * len(splits["test"])
     scoring = (time.perf_counter() - started) / len(sample) * pairs
     minutes = max(1, round((training + scoring + OTHER_CELLS_SECONDS) / 60))
-    print(f"{len(splits['train']):,} training pairs × {config.epochs} epochs on "
-          f"{model.device}: this will take about {minutes} min", flush=True)
+    epochs = f"{config.epochs} epoch" + "s" * (config.epochs > 1)
+    print(f"{len(splits['train']):,} training pairs × {epochs} on {model.device}: this "
+          f"will take about {minutes} min", flush=True)
 
 
 def _print_table(output: Path, copies: Path) -> None:
