@@ -16,13 +16,17 @@ def cosine_mse(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor) -> torch.T
 
 
 def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
-           scale: float = 20.0) -> torch.Tensor:
+           scale: float = 5.0) -> torch.Tensor:
     """Pairs with a higher score shall have a higher cosine; u, v: (batch, hidden).
 
     log(1 + sum of exp(scale * (cos_i - cos_j)) over all i, j with score_i < score_j): only
     the order of the scores counts, as in Spearman's correlation. Each batch is ordered by
     itself, so it should hold pairs of all kinds, as a shuffled one does. `score` is
     (batch,). Source: Su Jianlin, "CoSENT" (kexue.fm, archive 8847, 2022).
+
+    The source and sentence-transformers take a scale of 20. Then the gradient of a batch comes
+    almost whole from its one worst pair of pairs, which is often a doubtful label, and few
+    pairs are learnt badly; with 5 it comes from many (notebook 07, section 4).
     """
     cosines = scale * F.cosine_similarity(u, v)
     differences = cosines[:, None] - cosines[None, :]               # (batch, batch)
