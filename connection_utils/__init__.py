@@ -35,6 +35,7 @@ _HOME = {
     "spearman": "evaluation",
     "pearson": "evaluation",
     "bootstrap_interval": "evaluation",
+    "gain_interval": "evaluation",
     "choose_threshold": "evaluation",
     "judge_threshold": "evaluation",
     "check_collapse": "evaluation",

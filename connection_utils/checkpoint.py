@@ -45,13 +45,13 @@ class TrainingState:
     def state_dict(self) -> dict[str, object]:
         """All of it as tensors and plain values, each process's random state included."""
         known = vars(self.history)
-        cosines = self.history.dev_cosines
         return {
             **{name: getattr(self, name).state_dict()
                for name in ("model", "optimizer", "schedule", "averaged")},
             "best_weights": self.best_weights,
             "history": {name: known[name] for name in _PLAIN},
-            "dev_cosines": None if cosines is None else torch.from_numpy(cosines),
+            **{name: None if known[name] is None else torch.from_numpy(known[name])
+               for name in _COSINES},
             "random": processes.from_each(_random_state(self.model.device)),
         }
 
@@ -63,8 +63,9 @@ class TrainingState:
                              for name, tensor in state["best_weights"].items()}
         for name in _PLAIN:
             setattr(self.history, name, state["history"][name])
-        if state["dev_cosines"] is not None:
-            self.history.dev_cosines = state["dev_cosines"].numpy()
+        for name in _COSINES:
+            if state.get(name) is not None:
+                setattr(self.history, name, state[name].numpy())
         if len(state["random"]) == processes.count():
             on_cpu, on_gpu = state["random"][processes.rank()]
             torch.set_rng_state(on_cpu)
@@ -78,6 +79,7 @@ def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | No
 
 
 _PLAIN = ("evaluations", "step_losses", "pairs", "seconds")
+_COSINES = ("dev_cosines", "start_cosines", "trained_cosines")
 
 
 class Checkpoints:

@@ -149,7 +149,9 @@ def _scores(record: dict) -> dict[str, str]:
     scores = {}
     if record["evaluations"]:
         best = max(record["evaluations"], key=lambda each: each["dev_spearman"])
-        scores[f"dev, at epoch {best['epoch']:.2f}: these weights"] = best["dev_spearman"]
+        where = (f"at epoch {best['epoch']:.2f}: these weights" if best["step"] else
+                 "kept the starting model: no evaluation in training was higher")
+        scores[f"dev, {where}"] = best["dev_spearman"]
     for when in ("before", "after"):
         if f"test_spearman_{when}" in record:
             scores[f"test, {when} fine-tuning"] = record[f"test_spearman_{when}"]

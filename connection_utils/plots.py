@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
-from connection_utils.evaluation import spearman
 from connection_utils.history import History
 
 # Okabe and Ito's colours, told apart with any kind of colour vision
@@ -87,30 +86,30 @@ def draw_distributions(ax: Axes, scores: pd.Series, cosines: np.ndarray,
     ax.set(xlabel="cosine of the two texts", ylabel="density", xlim=(-0.3, 1.0), ylim=(0, None))
 
 
-def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame, start: float | None = None
-                 ) -> None:
+def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame) -> None:
     """Two panels over the epochs: training loss, and dev Spearman × 100.
 
-    `history` is `History.to_frame()`; `start` the dev Spearman before training.
+    `history` is `History.to_frame()`. A dashed line marks the dev Spearman of the starting
+    model (step 0).
     """
     left, right = axes
+    highest = history["loss"].max()                    # NaN if there is only step 0 so far
     left.plot(history["epoch"], history["loss"], marker="o", color=BLUE)
-    left.set(xlabel="epoch", ylabel="mean training loss", xlim=(0, None), ylim=(0, None))
+    left.set(xlabel="epoch", ylabel="mean training loss", xlim=(0, None),
+             ylim=(0, 1.1 * highest if highest > 0 else None))
     right.plot(history["epoch"], 100 * history["dev_spearman"], marker="o", color=RED)
-    if start is not None:
+    for start in history.loc[history["step"] == 0, "dev_spearman"]:
         right.axhline(100 * start, color="0.5", ls="--", lw=1)
         right.annotate(f"before training: {100 * start:.2f}", (0, 100 * start), xytext=(2, 3),
                        textcoords="offset points", color="0.35", fontsize=8)
     right.set(xlabel="epoch", ylabel="dev Spearman × 100", xlim=(0, None))
 
 
-def draw_run(figure: Figure, history: History, dev_scores: pd.Series,
-             before: np.ndarray | None = None) -> None:
+def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
     """Three panels of a run that may still be going on, over the steps that are planned.
 
-    The loss of each step and its running mean; dev Spearman; and the distribution of the
-    last evaluation's dev cosines. `before` are those of the model before training,
-    (pairs,) as `dev_scores`, for the start of the second panel.
+    The loss of each step and its running mean; dev Spearman, from that of the starting model
+    (step 0, a dashed line) on; and the distribution of the last evaluation's dev cosines.
     """
     loss, quality, spread = figure.subplots(1, 3)
     losses = pd.Series(history.step_losses, index=range(1, len(history.step_losses) + 1),
@@ -119,17 +118,15 @@ def draw_run(figure: Figure, history: History, dev_scores: pd.Series,
     loss.plot(losses.rolling(25, min_periods=1).mean(), color=BLUE)
     loss.set(title="training loss", xlabel="step", ylim=(0, None))
     reached = {record["step"]: record["dev_spearman"] for record in history.evaluations}
-    if before is not None and np.ptp(before) > 0 and np.ptp(dev_scores) > 0:
-        reached = {0: spearman(dev_scores, before)} | reached
+    if 0 in reached:
         quality.axhline(100 * reached[0], color="0.5", ls="--", lw=1)
     quality.plot(list(reached), [100 * value for value in reached.values()], marker="o",
                  color=RED)
     quality.set(title="dev Spearman × 100", xlabel="step")
     for ax in (loss, quality):
         ax.set_xlim(0, max(history.steps, 1))
-    cosines = before if history.dev_cosines is None else history.dev_cosines
-    if cosines is not None:
-        draw_distributions(spread, dev_scores, cosines)
+    if history.dev_cosines is not None:
+        draw_distributions(spread, dev_scores, history.dev_cosines)
         if spread.lines:                   # none if all cosines are alike
             spread.legend(fontsize=7, loc="upper left")
     spread.set(title="dev cosines by human score", xlabel="cosine", ylabel="", yticks=[])

@@ -100,9 +100,10 @@ def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
             print(f"{parameter} = {value}", flush=True)
             execute_copy(CORE[2], given, fingerprint, copies)
         evaluations = read_run(output)["evaluations"]
-        rows.append(f"{value!s:>14}  "
-                    f"{100 * max(each['dev_spearman'] for each in evaluations):18.2f}  "
-                    f"{evaluations[-1]['seconds']:7.0f}  {shown(copies)}")
+        best = max(evaluations, key=lambda each: each["dev_spearman"])
+        rows.append(f"{value!s:>14}  {100 * best['dev_spearman']:18.2f}  "
+                    f"{evaluations[-1]['seconds']:7.0f}  {shown(copies)}"
+                    + "  (kept the starting model)" * (best["step"] == 0))
     print(f"\n{parameter:>14}  dev Spearman × 100  seconds  the notebook", *rows, sep="\n")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from connection_utils.bert import ConnectionBert
 from connection_utils.checkpoint import Checkpoints, TrainingState, run_identity
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset, connection_loader, split_batch
-from connection_utils.evaluation import spearman, unpaired_texts
+from connection_utils.evaluation import SAME, spearman, unpaired_texts
 from connection_utils.history import History
 from connection_utils.losses import LOSSES
 from connection_utils.optimization import (
@@ -26,7 +27,13 @@ from connection_utils.optimization import (
     freeze,
     one_gradient_table,
 )
-from connection_utils.trouble import Watch, how_to_go_on, interrupt_sets, memory_told
+from connection_utils.trouble import (
+    Watch,
+    how_to_go_on,
+    interrupt_sets,
+    memory_told,
+    start_kept,
+)
 from connection_utils.workspace import progress
 
 _TRAINING = threading.Lock()       # dropout draws from the process's one random state
@@ -43,11 +50,14 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
           tell: Callable[[str], None] = print) -> History:
     """Fine-tune `model` in place; it ends with the weights of the best dev Spearman.
 
+    The dev pairs are scored before the first step, too. If no later evaluation is higher,
+    the model comes back with the weights it had, and `tell` gets a sentence that says so.
+
     `dev` is a table of pairs as `read_connections` makes it. `on_evaluation` gets each
-    record as it comes, `on_step` the history so far after each step. Setting `stop`, from
-    another thread or in one of these two, ends the training after the step at hand: it is
-    evaluated, and the best weights so far are kept. Ctrl-C (in a notebook: interrupt) does
-    the same, and then raises KeyboardInterrupt.
+    record as it comes (that of step 0 has no loss), `on_step` the history so far after each
+    step. Setting `stop`, from another thread or in one of these two, ends the training after
+    the step at hand: it is evaluated, and the best weights so far are kept. Ctrl-C (in a
+    notebook: interrupt) does the same, and then raises KeyboardInterrupt.
 
     `checkpoints` is a folder: every ``config.checkpoint_every`` steps the state is written
     there, and with ``config.resume`` a training that was killed goes on from it, on a CPU to
@@ -115,6 +125,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
     def evaluate(step: int) -> None:
         with state.averaged.in_place():
             record = _evaluate(model, dev, history, step / len(loader), watch)
+            if record is None:
+                return
             if record is history.best:
                 state.best_weights = {name: tensor.detach().clone()
                                       for name, tensor in model.state_dict().items()}
@@ -122,10 +134,12 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
         if on_evaluation is not None:
             on_evaluation(record)
 
-    model.train()
     bar = progress(range(done + 1, history.steps + 1), initial=done, total=history.steps,
                    desc="training", unit="step")
     with interrupt_sets(stop) as interrupted, memory_told(config, history):
+        if not done:
+            evaluate(0)
+        model.train()
         for step in bar:
             started = time.perf_counter()
             batch = next(batches)
@@ -153,6 +167,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                     evaluate(step)
                 break
     model.load_state_dict(state.best_weights)
+    if history.kept_start:
+        tell(start_kept(history, dev["score"]))
     if interrupted.is_set():
         tell(how_to_go_on(history, keeper and keeper.folder))
         raise KeyboardInterrupt
@@ -216,18 +232,18 @@ def _all_batches(loader: torch.utils.data.DataLoader, epochs: int, done: int = 0
 
 
 def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch: float,
-              watch: Watch) -> dict[str, float]:
-    """Append a record to `history` and return it."""
+              watch: Watch) -> dict[str, float] | None:
+    """Append a record to `history` and return it.
+
+    None, and no record, for a starting model that gives all pairs the same cosine: it has no
+    Spearman yet, and training may give it one.
+    """
     first, second = unpaired_texts(dev)            # no text in them that is not encoded anyway
     cosines = processes.divided(model.similarity, [*dev["sentence1"], *first],
                                 [*dev["sentence2"], *second])
     history.dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]
-    since = history.evaluations[-1]["step"] if history.evaluations else 0
-    losses = history.step_losses[since:]
-    record = {"step": len(history.step_losses), "epoch": epoch,
-              "loss": sum(losses) / len(losses),
-              "dev_spearman": spearman(dev["score"], history.dev_cosines),
-              "seconds": history.seconds, "pairs_per_s": history.pairs / history.seconds}
-    history.evaluations.append(record)
+    if not history.step_losses and np.ptp(history.dev_cosines) < SAME:
+        return None
+    record = history.add(epoch, spearman(dev["score"], history.dev_cosines))
     watch.look(history, unpaired)
     return record

@@ -19,7 +19,7 @@ from connection_utils import plots
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset
-from connection_utils.evaluation import spearman
+from connection_utils.evaluation import gain_interval
 from connection_utils.history import History
 from connection_utils.knobs import Knobs, frozen_name
 from connection_utils.runs import run_folder, save_run
@@ -52,7 +52,6 @@ class TrainingPanel:
         self.error: Exception | None = None
         self._rows: list[dict[str, object]] = []
         self._advice: list[str] = []                   # what this run's training told
-        self._before: dict[str, np.ndarray] = {}       # dev cosines, by pooling
         self._drawn = self._counted = self._started = 0.0
         self.knobs = Knobs(settings)
         self._train_button = w.Button(description="Train", button_style="primary", icon="play")
@@ -65,7 +64,7 @@ class TrainingPanel:
             self.knobs.box,
             w.HBox([self._train_button, self._stop_button, self._bar, self._numbers]),
             self._status, self._image, self._table, self.knobs.code_box])
-        self._draw(History(self.knobs.config), settings["pooling"])
+        self._draw(History(self.knobs.config))
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -78,6 +77,7 @@ class TrainingPanel:
         if ended is None:
             ended = ("finished" if done == history.steps else
                      f"stopped at step {done} of {history.steps}")
+            ended += "; kept the starting model" * history.kept_start
         best = history.best["dev_spearman"] if history.evaluations else np.nan
         self._rows.append({
             "pooling": settings["pooling"], "loss": config.loss,
@@ -88,7 +88,7 @@ class TrainingPanel:
             "dev Spearman × 100": round(100 * best, 2), "seconds": round(history.seconds)})
         self.history = history
         self._table.value = plots.html_table(self.runs, index=False)
-        self._draw(history, settings["pooling"])
+        self._draw(history)
 
     def start(self) -> None:
         """Train in the worker thread with what the knobs say; the button Train."""
@@ -128,7 +128,7 @@ class TrainingPanel:
             history = now
             self._count(now)
             if time.monotonic() - self._drawn > FIGURE_EVERY:
-                self._draw(now, pooling)
+                self._draw(now)
 
         try:
             self.model = self.history = self.folder = self.error = None
@@ -139,10 +139,7 @@ class TrainingPanel:
                                               settings["max_length"])
             train_set = ConnectionDataset(self.splits["train"], model.tokenizer,
                                           model.max_length)
-            if pooling not in self._before:
-                self._tell("Scoring the dev pairs before training …")
-                self._before[pooling] = model.similarity(dev["sentence1"], dev["sentence2"])
-            self._draw(history, pooling)
+            self._draw(history)
             if TrainingPanel._stopping.is_set():
                 self._tell("Stopped before the first step.")
                 return
@@ -150,15 +147,15 @@ class TrainingPanel:
                        "epoch it pauses to score the dev pairs.")
             self._started = time.monotonic()
             history = train(model, train_set, dev, config, on_step=on_step, on_evaluation=
-                            lambda record: self._draw(history, pooling),
+                            lambda record: self._draw(history),
                             stop=TrainingPanel._stopping,
                             tell=self._advise)
             self.model = model
             self._numbers.value = f"{history.pairs / history.seconds:.0f} pairs/s"
             self.add_run(history, settings)
-            self._tell(f"{self._verdict(history, pooling)} Saving …")
+            self._tell(f"{self._verdict(history)} Saving …")
             self.folder = _save(model, history, settings, self.splits)
-            self._tell(f"{self._verdict(history, pooling)} The model is panel.model, and lies "
+            self._tell(f"{self._verdict(history)} The model is panel.model, and lies "
                        f"in {shown(self.folder)}.")
         except Exception as error:             # whatever it is, the reader gets a sentence
             self.error = error
@@ -170,13 +167,16 @@ class TrainingPanel:
         finally:
             self._enable(True)
 
-    def _verdict(self, history: History, pooling: str) -> str:
-        before = 100 * spearman(self.splits["dev"]["score"], self._before[pooling])
-        best = 100 * history.best["dev_spearman"]
-        advice = "" if best > before else " No gain: try a lower learning rate, or more pairs."
-        return (f"{self._rows[-1]['ended'].capitalize()}: dev Spearman × 100 from "
-                f"{before:.2f} to {best:.2f}.{advice}" + "".join(
-                    f" Noticed at {sentence}" for sentence in self._advice))
+    def _verdict(self, history: History) -> str:
+        """How the run ended, and what it brought on dev; what training noticed, too."""
+        found = f"dev Spearman × 100 is {100 * history.best['dev_spearman']:.2f}"
+        if history.start_cosines is not None and not history.kept_start:
+            gain, low, high = (100 * each for each in gain_interval(
+                self.splits["dev"]["score"], history.start_cosines, history.trained_cosines))
+            found += (f", {gain:.2f} above the starting model (95 % interval {low:.2f} to "
+                      f"{high:.2f})")
+        return (f"{self._rows[-1]['ended'].capitalize()}: {found}." + "".join(
+            f" Noticed: {sentence}" for sentence in self._advice))
 
     def _count(self, history: History) -> None:
         now, done = time.monotonic(), len(history.step_losses)
@@ -190,14 +190,13 @@ class TrainingPanel:
                                f"{history.pairs / history.seconds:.0f} pairs/s · "
                                f"{left // 60}:{left % 60:02d} left")
 
-    def _draw(self, history: History, pooling: str) -> None:
-        self._image.value = plots.png_of(self._figure(history, pooling))
+    def _draw(self, history: History) -> None:
+        self._image.value = plots.png_of(self._figure(history))
         self._drawn = time.monotonic()
 
-    def _figure(self, history: History, pooling: str) -> Figure:
+    def _figure(self, history: History) -> Figure:
         figure = Figure(figsize=(8.4, 2.6), dpi=100, layout="none")
-        plots.draw_run(figure, history, self.splits["dev"]["score"],
-                       self._before.get(pooling))
+        plots.draw_run(figure, history, self.splits["dev"]["score"])
         figure.subplots_adjust(left=0.06, right=0.98, bottom=0.19, top=0.88, wspace=0.2)
         return figure
 
@@ -217,8 +216,7 @@ class TrainingPanel:
         if not being_checked():
             display(self.box)
             return
-        last = self._rows[-1]["pooling"] if self._rows else self.settings["pooling"]
-        plots.show(self._figure(self.history or History(self.knobs.config), last),
+        plots.show(self._figure(self.history or History(self.knobs.config)),
                    "Three panels of the last run: training loss over the steps, dev "
                    "Spearman, and the dev cosines for each band of the human score.")
         display(self.runs)

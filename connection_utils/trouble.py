@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from connection_utils.config import TrainingConfig
-from connection_utils.evaluation import CollapseCheck
+from connection_utils.evaluation import CollapseCheck, gain_interval
 from connection_utils.history import History
 from connection_utils.workspace import shown
 
@@ -26,19 +27,35 @@ class Watch:
         """`unpaired` are cosines of texts that do not belong together, (n,)."""
         step = history.evaluations[-1]["step"]
         check = CollapseCheck(unpaired)
-        if check.collapsed:
+        if check.collapsed and step:           # a model that was never trained may start so
             self._once("collapse", f"step {step}: {check}.")
-        scores = [record["dev_spearman"] for record in history.evaluations]
+        scores = [record["dev_spearman"] for record in history.evaluations if record["step"]]
         if len(scores) >= FALLS and all(a > b for a, b in zip(scores, scores[1:])):
             self._once("falls", f"step {step}: dev Spearman × 100 only falls ("
                        + ", ".join(f"{100 * score:.2f}" for score in scores) + "). The weights "
-                       "of the first evaluation are kept; lower learning_rate (it is "
+                       "of the best evaluation are kept; lower learning_rate (it is "
                        f"{history.config.learning_rate:g}), or train fewer epochs.")
 
     def _once(self, what: str, sentence: str) -> None:
         if what not in self._told:
             self._told.add(what)
             self._tell(sentence)
+
+
+def start_kept(history: History, scores: pd.Series) -> str:
+    """What to tell where no evaluation beat the starting model; `scores` are dev's, (pairs,)."""
+    lower, most, least = (round(-100 * each, 2) + 0.0 for each in gain_interval(
+        scores, history.start_cosines, history.trained_cosines))
+    config = history.config
+    remedies = [f"a lower learning_rate (it is {config.learning_rate:g})", "fewer epochs",
+                "more training pairs"]
+    if config.loss != "cosine_mse":
+        remedies.insert(0, "loss='cosine_mse'")
+    best = 100 * history.best["dev_spearman"]
+    return (f"kept the starting model: its dev Spearman × 100, {best:.2f}, was not beaten in "
+            f"training. The best evaluation was {lower:.2f} lower (95 % interval {least:.2f} to "
+            f"{most:.2f}, {len(scores):,} dev pairs). Try {', '.join(remedies[:-1])} or "
+            f"{remedies[-1]}.")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Which cases run when: all of them in `make test-all`, one of each kind in `make test`."""
+"""Which cases run when, and pairs that any training does better on than its start."""
 
 import os
 
+import pandas as pd
 import pytest
 
 FULL = os.environ.get("CONNECTION_CHECK") == "full"
@@ -18,3 +19,12 @@ def chosen(request: pytest.FixtureRequest, name: str) -> list:
     return list(dict.fromkeys(
         item.callspec.params[name] for item in items
         if hasattr(item, "callspec") and name in item.callspec.params))
+
+
+def contradicting(model, pairs: pd.DataFrame) -> pd.DataFrame:
+    """`pairs` with scores that order them the other way round than `model` does.
+
+    As dev pairs they make sure that a training's weights are kept, not those at its start.
+    """
+    ranks = pd.Series(-model.similarity(pairs["sentence1"], pairs["sentence2"])).rank()
+    return pairs.assign(score=(ranks / len(pairs)).to_numpy())

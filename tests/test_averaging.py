@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from cases import contradicting
 
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.averaging import AveragedWeights
@@ -80,8 +81,10 @@ def test_the_models_own_weights_come_back_after_an_error():
 @pytest.fixture(scope="module")
 def few():
     splits = read_splits(ROOT / DEFAULT_DATA)
-    return {name: splits[name].sample(12, random_state=1).reset_index(drop=True)
-            for name in ("train", "dev")}
+    found = {name: splits[name].sample(12, random_state=1).reset_index(drop=True)
+             for name in ("train", "dev")}
+    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
+    return found | {"dev": contradicting(model, found["dev"])}
 
 
 def trained(few, **changes):

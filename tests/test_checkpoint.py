@@ -16,7 +16,7 @@ from queue import SimpleQueue
 
 import pytest
 import torch
-from cases import chosen, slow
+from cases import chosen, contradicting, slow
 
 from connection_utils import checkpoint, remove_checkpoints
 from connection_utils.bert import ConnectionBert
@@ -37,7 +37,8 @@ def start(tiny_folder, make_pairs, tmp_path):
     """Train the tiny BERT on 40 pairs; `at` calls something after a step."""
     pairs = make_pairs(40)
 
-    def run(config=CONFIG, at=None, folder=tmp_path / "checkpoints", **options):
+    def run(config=CONFIG, at=None, folder=tmp_path / "checkpoints", dev=contradicting,
+            **options):
         model = ConnectionBert.from_local(tiny_folder, device="cpu")
         done = {}
 
@@ -49,9 +50,9 @@ def start(tiny_folder, make_pairs, tmp_path):
 
         told = []
         run.told, run.model, run.done = told, model, done
-        history = train(model, ConnectionDataset(pairs, model.tokenizer), pairs.head(20),
-                        config, on_step=on_step, checkpoints=folder, tell=told.append,
-                        **options)
+        history = train(model, ConnectionDataset(pairs, model.tokenizer),
+                        dev(model, pairs.head(20)), config, on_step=on_step,
+                        checkpoints=folder, tell=told.append, **options)
         return model, history
 
     run.folder = tmp_path / "checkpoints"
@@ -115,6 +116,27 @@ def test_cut_off_again_and_again(start, tmp_path):
         with pytest.raises(PowerCut):
             start(resumed(), at={at: cut})
     assert_the_same(whole, start(resumed()))
+
+
+def agreeing(model, pairs):
+    """`pairs` scored as `model` scores them: no training can beat it."""
+    return pairs.assign(score=model.similarity(pairs["sentence1"], pairs["sentence2"]))
+
+
+def test_the_starting_model_is_kept_across_an_interruption_too(start, tmp_path):
+    """Cut off at step 0, before the first checkpoint, and after the first evaluation."""
+    whole = start(folder=tmp_path / "whole", dev=agreeing)
+    (kept,) = (said for said in start.told if said.startswith("kept the starting model"))
+    with pytest.raises(PowerCut):
+        start(dev=agreeing, on_evaluation=lambda record: cut())
+    for at in (2, 8):
+        with pytest.raises(PowerCut):
+            start(resumed(), at={at: cut}, dev=agreeing)
+    model, history = start(resumed(), dev=agreeing)
+    assert_the_same(whole, (model, history))
+    assert history.kept_start and start.told[-1] == kept
+    for name in ("start_cosines", "trained_cosines", "dev_cosines"):
+        assert (getattr(history, name) == getattr(whole[1], name)).all()
 
 
 def test_checkpoints_change_nothing(start, tmp_path):
@@ -243,7 +265,7 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(start, tmp_path)
     assert good.startswith("step-00000003")
     said = [each for each in start.told if "no checkpoint could be written" in each]
     assert [each.split(":")[0] for each in said] == [f"step {n}" for n in (6, 9, 12, 15, 18)]
-    assert f"File too large). The training goes on" in said[0]
+    assert "File too large). The training goes on" in said[0]
     assert f"The last good one is {good}" in said[0]
     assert_the_same(whole, start(resumed()))
 
@@ -350,7 +372,7 @@ def run(folder, point, *more):
         if point in POINTS:
             POINTS[point]()
         try:
-            finetune.main(["--model", model, "--data", data, "--output", folder, "--epochs", "3",
+            finetune.main(["--recipe", "post", "--model", model, "--data", data, "--output", folder, "--epochs", "3",
                            "--batch-size", "4", "--checkpoint-every", "5", "--device", "cpu",
                            *more])
         except BaseException as error:

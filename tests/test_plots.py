@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from connection_utils import plots
 from connection_utils.config import TrainingConfig
-from connection_utils.evaluation import spearman
 from connection_utils.history import History
 from connection_utils.workspace import ROOT
 
@@ -50,12 +49,12 @@ def test_a_band_of_few_or_equal_cosines_is_left_out_not_an_error():
 
 
 def test_history_draws_loss_and_spearman_over_the_epochs():
-    history = pd.DataFrame({"epoch": [0.5, 1.0], "loss": [0.03, 0.02],
-                            "dev_spearman": [0.8, 0.9]})
+    history = pd.DataFrame({"step": [0, 5, 10], "epoch": [0, 0.5, 1.0],
+                            "loss": [np.nan, 0.03, 0.02], "dev_spearman": [0.7, 0.8, 0.9]})
     _, (left, right) = plt.subplots(1, 2)
-    plots.draw_history((left, right), history, start=0.7)
-    assert left.lines[0].get_ydata().tolist() == [0.03, 0.02]
-    assert right.lines[0].get_ydata().tolist() == pytest.approx([80, 90])
+    plots.draw_history((left, right), history)
+    assert left.lines[0].get_ydata().tolist()[1:] == [0.03, 0.02]
+    assert right.lines[0].get_ydata().tolist() == pytest.approx([70, 80, 90])
     assert list(right.lines[1].get_ydata()) == pytest.approx([70, 70])
 
 
@@ -101,7 +100,7 @@ def test_a_picture_needs_no_pyplot_and_any_thread_may_ask(monkeypatch):
 
     def work():
         figure = Figure(figsize=(8.4, 2.6), dpi=100)
-        plots.draw_run(figure, run_of(40, [25]), SCORES, cosines_around(0, 0.2))
+        plots.draw_run(figure, run_of(40, [0, 25]), SCORES)
         pictures.append(plots.png_of(figure))
 
     worker = threading.Thread(target=work)
@@ -126,32 +125,30 @@ def test_a_run_without_a_step_draws_three_named_empty_panels():
     assert not spread.lines and plots.png_of(figure)
 
 
-def test_a_run_without_an_evaluation_draws_its_losses_and_where_it_started():
-    figure, before = Figure(), cosines_around(-0.1, 0.2)
-    plots.draw_run(figure, run_of(40, []), SCORES, before)
+def test_a_run_that_has_just_begun_draws_its_losses_and_where_it_started():
+    figure = Figure()
+    plots.draw_run(figure, run_of(40, [0]), SCORES)
     loss, quality, spread = figure.axes
     each, mean = loss.lines
     assert list(each.get_xdata()) == list(range(1, 41))
     assert list(each.get_ydata()) == [1 / step for step in range(1, 41)]
     assert mean.get_ydata()[-1] == pytest.approx(np.mean([1 / step for step in range(16, 41)]))
     assert mean.get_ydata()[:2] == pytest.approx([1, 0.75])
-    start = 100 * spearman(SCORES, before)
     dashed, reached = quality.lines
-    assert list(dashed.get_ydata()) == [start, start]
-    assert (list(reached.get_xdata()), list(reached.get_ydata())) == ([0], [start])
+    assert list(dashed.get_ydata()) == [0, 0]
+    assert (list(reached.get_xdata()), list(reached.get_ydata())) == ([0], [0])
     assert loss.get_xlim() == quality.get_xlim() == (0, 100)   # the steps that are planned
     assert len(spread.lines) == 5                              # those before training
 
 
 def test_a_run_with_evaluations_draws_them_and_the_last_ones_cosines():
-    for before in (cosines_around(-0.3, 0.2), None):
+    for steps in ([0, 25, 50], [25, 50]):          # a start that cannot be scored has none
         figure = Figure()
-        plots.draw_run(figure, run_of(60, [25, 50]), SCORES, before)
+        plots.draw_run(figure, run_of(60, steps), SCORES)
         _, quality, spread = figure.axes
         reached = quality.lines[-1]
-        start = {} if before is None else {0: 100 * spearman(SCORES, before)}
-        assert dict(zip(reached.get_xdata(), reached.get_ydata())) == {**start, 25: 25, 50: 50}
-        assert len(quality.lines) == (1 if before is None else 2)
+        assert dict(zip(reached.get_xdata(), reached.get_ydata())) == {n: n for n in steps}
+        assert len(quality.lines) == len(steps) - 1
         peaks = [line.get_xdata()[line.get_ydata().argmax()] for line in spread.lines]
         assert peaks == pytest.approx([0.44, 0.52, 0.60, 0.68, 0.76], abs=0.03)
         assert [text.get_text() for text in spread.get_legend().texts] == list(
@@ -164,7 +161,7 @@ def test_a_collapsed_runs_cosines_are_drawn_without_a_warning():
     history = run_of(60, [25])
     history.dev_cosines = np.full(len(SCORES), 0.99, np.float32)
     figure = Figure()
-    plots.draw_run(figure, history, SCORES, cosines_around(0, 0.2))
+    plots.draw_run(figure, history, SCORES)
     assert plots.png_of(figure) and not figure.axes[2].lines
 
 

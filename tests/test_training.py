@@ -1,12 +1,14 @@
 """Training on the real model and a slice of the real data."""
 
 import dataclasses
+import itertools
 import math
 import threading
 from contextlib import nullcontext
 
 import pytest
 import torch
+from cases import contradicting
 from transformers import BertModel
 
 from connection_utils import training
@@ -28,8 +30,9 @@ SHORT = TrainingConfig(epochs=2, batch_size=4, evaluations_per_epoch=1)   # of `
 
 @pytest.fixture(scope="module")
 def splits():
-    return {name: pairs.sample(96, random_state=1).reset_index(drop=True)
-            for name, pairs in read_splits(ROOT / DEFAULT_DATA).items()}
+    found = {name: pairs.sample(96, random_state=1).reset_index(drop=True)
+             for name, pairs in read_splits(ROOT / DEFAULT_DATA).items()}
+    return found | {"dev": contradicting(fresh(), found["dev"])}
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +102,13 @@ def test_history_holds_every_step_and_evaluation(run):
     history = run[1]
     assert len(history.step_losses) == 2 * 96 / 8
     frame = history.to_frame()
-    assert frame["step"].tolist() == [6, 12, 18, 24]
-    assert frame["epoch"].tolist() == [0.5, 1.0, 1.5, 2.0]
-    assert frame["loss"].iloc[0] == pytest.approx(sum(history.step_losses[:6]) / 6)
-    assert (frame["seconds"].diff().dropna() > 0).all() and (frame["pairs_per_s"] > 0).all()
+    assert frame["step"].tolist() == [0, 6, 12, 18, 24]
+    assert frame["epoch"].tolist() == [0, 0.5, 1.0, 1.5, 2.0]
+    assert frame["loss"].iloc[1] == pytest.approx(sum(history.step_losses[:6]) / 6)
+    assert (frame["seconds"].diff().dropna() > 0).all()
+    assert (frame["pairs_per_s"].iloc[1:] > 0).all()
+    assert frame.iloc[0][["loss", "pairs_per_s"]].isna().all()
+    assert frame["dev_spearman"].iloc[0] == pytest.approx(-1)       # they contradict it
 
 
 def test_training_lowers_the_loss(run):
@@ -113,15 +119,31 @@ def test_training_lowers_the_loss(run):
 def test_the_weights_of_the_best_evaluation_are_kept(few, monkeypatch):
     """The second of four evaluations is told to be the best; its weights must come back."""
     model, weights = fresh(), []
-    told = iter([0.1, 0.9, 0.2, 0.3])
+    told = iter([0.0, 0.1, 0.9, 0.2, 0.3])
     monkeypatch.setattr(training, "spearman", lambda scores, cosines: next(told))
     history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"],
                     dataclasses.replace(SHORT, evaluations_per_epoch=2),
                     on_evaluation=lambda record: weights.append(
                         model.bert.embeddings.word_embeddings.weight.detach().clone()))
     kept = model.bert.embeddings.word_embeddings.weight
-    assert [torch.equal(kept, each) for each in weights] == [False, True, False, False]
+    assert [torch.equal(kept, each) for each in weights] == [False, False, True, False, False]
     assert history.best["step"] == 3 and not model.training
+
+
+def test_a_training_that_only_harms_gives_the_starting_weights_back(few):
+    """A learning rate that destroys the model; its own cosines are the dev scores."""
+    model, told, start = fresh(), [], fresh()
+    dev = few["dev"].assign(score=start.similarity(few["dev"]["sentence1"],
+                                                   few["dev"]["sentence2"]))
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), dev,
+                    dataclasses.replace(SHORT, learning_rate=1e-2), tell=told.append)
+    assert history.kept_start and history.best["step"] == 0
+    assert not changed(start, model)
+    assert [record["step"] for record in history.evaluations] == [0, 3, 6]
+    (said,) = (sentence for sentence in told if sentence.startswith("kept the starting model"))
+    best = max(record["dev_spearman"] for record in history.evaluations[1:])
+    assert f"{100 - 100 * best:.2f} lower (95 % interval" in said and "12 dev pairs" in said
+    assert "a lower learning_rate (it is 0.01)" in said
 
 
 def test_the_best_dev_spearman_is_what_the_model_now_scores(splits, run):
@@ -163,7 +185,7 @@ def test_on_step_gets_the_history_so_far_after_each_step(few):
     history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], config,
                     on_step=lambda h: seen.append(
                         (len(h.step_losses), h.pairs, len(h.evaluations), h.seconds)))
-    assert [each[:3] for each in seen] == [(1, 4, 0), (2, 8, 0), (3, 12, 0)]
+    assert [each[:3] for each in seen] == [(1, 4, 1), (2, 8, 1), (3, 12, 1)]
     assert 0 < seen[0][3] < seen[1][3] < seen[2][3] == history.seconds
     assert history.steps == 3 and len(history.dev_cosines) == len(few["dev"])
 
@@ -171,7 +193,7 @@ def test_on_step_gets_the_history_so_far_after_each_step(few):
 def test_stop_ends_the_run_after_that_step_and_keeps_the_best_weights(few, monkeypatch):
     """Stopped at step 4 of 6, where no evaluation was due; that of step 3 is told as best."""
     model, stop, weights = fresh(), threading.Event(), []
-    told = iter([0.9, 0.2])
+    told = iter([0.1, 0.9, 0.2])
     monkeypatch.setattr(training, "spearman", lambda scores, cosines: next(told))
 
     def at_step(history):
@@ -183,19 +205,21 @@ def test_stop_ends_the_run_after_that_step_and_keeps_the_best_weights(few, monke
                         model.bert.embeddings.word_embeddings.weight.detach().clone()),
                     at_step, stop)
     assert len(history.step_losses) == 4 < history.steps == 6
-    assert [record["step"] for record in history.evaluations] == [3, 4]
-    assert [record["epoch"] for record in history.evaluations] == [1, pytest.approx(4 / 3)]
+    assert [record["step"] for record in history.evaluations] == [0, 3, 4]
+    assert [record["epoch"] for record in history.evaluations] == [
+        0, 1, pytest.approx(4 / 3)]
     kept = model.bert.embeddings.word_embeddings.weight
-    assert [torch.equal(kept, each) for each in weights] == [True, False]
+    assert [torch.equal(kept, each) for each in weights] == [False, True, False]
     assert not model.training
 
 
-def test_a_stop_before_any_evaluation_evaluates_the_step_and_keeps_it(few):
+def test_a_stop_before_any_evaluation_evaluates_the_step(few):
     model, stop = fresh(), threading.Event()
     stop.set()
     history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], SHORT,
                     stop=stop)
-    assert len(history.step_losses) == 1 and history.best["step"] == 1
+    assert [record["step"] for record in history.evaluations] == [0, 1]
+    assert len(history.step_losses) == 1
     cosines = model.similarity(few["dev"]["sentence1"], few["dev"]["sentence2"])
     assert history.dev_cosines == pytest.approx(cosines, abs=1e-6)
 
@@ -204,8 +228,8 @@ def test_a_stop_in_an_evaluation_ends_the_run_after_one_more_step(few):
     model, stop = fresh(), threading.Event()
     config = dataclasses.replace(SHORT, evaluations_per_epoch=3)
     history = train(model, ConnectionDataset(few["train"], model.tokenizer), few["dev"], config,
-                    on_evaluation=lambda record: stop.set(), stop=stop)
-    assert [record["step"] for record in history.evaluations] == [1, 2]   # each but once
+                    on_evaluation=lambda record: record["step"] and stop.set(), stop=stop)
+    assert [record["step"] for record in history.evaluations] == [0, 1, 2]   # each but once
 
 
 def test_a_stop_from_another_thread_ends_the_run_within_a_step(few):
@@ -326,7 +350,8 @@ def test_bucket_decides_which_pairs_share_a_batch(few):
         TrainingConfig(bucket=0)
 
 
-def test_a_later_training_with_nothing_frozen_trains_all_again(few):
+def test_a_later_training_with_nothing_frozen_trains_all_again(few, monkeypatch):
+    monkeypatch.setattr(training, "spearman", lambda *_, better=itertools.count(): next(better))
     model, start = fresh(), fresh()
     train_set = ConnectionDataset(few["train"], model.tokenizer)
     config = dataclasses.replace(SHORT, epochs=1, learning_rate=1e-3, frozen_layers=5)
