@@ -66,8 +66,7 @@ def deciding(config: TrainingConfig) -> dict[str, object]:
             if setting.metadata.get("decides", True)}
 
 
-# The last two are best at the STS benchmark; on kinds of text that training does not hold they
-# may lose what the model knew before, where "post" does not (notebook 04, section 8).
+# What each was measured to bring, on few pairs and on many: benchmarks/results/sweep_recipes.jsonl
 RECIPES = {
     "post": TrainingConfig(),                       # the original post's; notebook 03 trains it
     "fast": TrainingConfig(loss="cosent", epochs=1, frozen_layers=2, learning_rate=8e-5,
@@ -75,3 +74,12 @@ RECIPES = {
     "best": TrainingConfig(loss="cosent", epochs=2, freeze_embeddings=True,
                            evaluations_per_epoch=1, average_from=0.75),
 }
+HOLDS_FROM = {"post": 150, "fast": 150, "best": 150}     # training pairs: fewer were not tried
+
+
+def recipe_doubt(recipe: str, pairs: int) -> str | None:
+    """What to tell who trains `recipe` on so few `pairs`; None if it was measured to help."""
+    if pairs >= HOLDS_FROM[recipe]:
+        return None
+    return (f"recipe {recipe} was measured on {HOLDS_FROM[recipe]:,} training pairs and more; "
+            f"these are {pairs:,}. It may bring nothing: read the gain on dev, and its interval.")

@@ -170,7 +170,7 @@ def test_shares_make_up_the_batches():
 def test_one_process_writes_and_speaks(with_dropout):
     main, other = with_dropout[1]
     assert any(".pt" in path for path in main["wrote"]) and not other["wrote"]
-    assert main["said"].count("evaluated") == 5                # 2 epochs, 2 epochs, the stop
+    assert main["said"].count("evaluated") == 8        # 3 starts, 2 epochs, 2 epochs, the stop
     assert main["weights"] == with_dropout[0][0]["weights"]    # checkpoints change nothing
 
 
@@ -224,7 +224,7 @@ def finetune(*options: object, count: int = 2) -> subprocess.CompletedProcess:
 def job(tmp_path: Path, still_folder: Path) -> list[object]:
     """Options of a small training."""
     random_pairs(120).to_csv(tmp_path / "pairs.csv", index=False)
-    return ["--model", still_folder, "--data", tmp_path / "pairs.csv", "--scale", 0, 1,
+    return ["--recipe", "post", "--model", still_folder, "--data", tmp_path / "pairs.csv", "--scale", 0, 1,
             "--output", tmp_path / "model", "--device", "cpu", "--batch-size", 8]
 
 

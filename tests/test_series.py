@@ -15,11 +15,13 @@ from connection_utils import finetune, series
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import POOLINGS, ConnectionBert
 from connection_utils.config import (
+    HOLDS_FROM,
     LOSS_NAMES,
     POOLING_NAMES,
     RECIPES,
     TrainingConfig,
     deciding,
+    recipe_doubt,
 )
 from connection_utils.losses import LOSSES
 from connection_utils.reading import read_connections
@@ -261,7 +263,7 @@ def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(runs, watche
     head, *rows = again.stdout.splitlines()[-3:]
     assert head.split() == "batch_size dev Spearman × 100 seconds the notebook".split()
     for row, value in zip(rows, ("8", "16"), strict=True):
-        size, spearman, seconds, folder = row.split()
+        size, spearman, seconds, folder, *_ = row.split()
         copy = nbformat.read(ROOT / folder / "03_train_siamese_cosine.ipynb", as_version=4)
         assert size == value and 0 < float(spearman) <= 100 and float(seconds) >= 0
         assert any(f"batch_size = {value}" in cell.source for cell in copy.cells)
@@ -304,6 +306,25 @@ def test_a_recipe_sets_the_options_and_an_option_given_beside_it_wins():
     assert said.loss == RECIPES["fast"].loss and said.epochs == 7
     assert finetune.parser().parse_args([]).loss == RECIPES["post"].loss == "cosine_mse"
     assert RECIPES["post"] == TrainingConfig()        # what notebook 03 trains
+
+
+@pytest.mark.parametrize(("options", "recipe"), [
+    ([], "post"), (["--data", "data/stsb/"], "post"), (["--data", "mine.csv"], "best"),
+    (["--data", "mine.csv", "--recipe", "fast"], "fast"), (["--recipe=best"], "best")])
+def test_pairs_of_ones_own_get_the_recipe_that_never_lost(monkeypatch, options, recipe):
+    said = []
+    monkeypatch.setattr(finetune, "_main", said.append)
+    finetune.main(options)
+    (chosen,) = said
+    assert chosen.recipe == recipe and chosen.epochs == RECIPES[recipe].epochs
+
+
+def test_a_recipe_says_for_how_many_pairs_it_was_measured():
+    for recipe, fewest in HOLDS_FROM.items():
+        assert recipe_doubt(recipe, fewest) is None
+        said = recipe_doubt(recipe, fewest - 1)
+        assert f"recipe {recipe} was measured on {fewest} training pairs and more" in said
+        assert f"these are {fewest - 1}" in said and "its interval" in said
 
 
 @pytest.mark.slow
