@@ -3,6 +3,7 @@
     python benchmarks/sweep.py why_fine_tune --jobs 2
     python benchmarks/sweep.py choices --jobs 2
     python benchmarks/sweep.py epochs --jobs 2
+    python benchmarks/sweep.py recipes --jobs 2
 
 Each run is a process of its own, and one line in benchmarks/results/sweep_NAME.jsonl, written
 when the run has ended. A run that has its line is not run again: a sweep that was killed goes
@@ -10,7 +11,9 @@ on where it stopped, and a grid that has grown runs only what is new. Notebooks 
 the two files.
 
 In why_fine_tune the test pairs are scored once a run, and nothing is chosen by them; choices
-and epochs read dev only. epochs is why notebook 03 trains for one epoch.
+and epochs read dev only. epochs is why notebook 03 trains for one epoch. recipes trains each
+recipe on few and on many pairs, and asks what somebody would have got whose dev pairs are few, too
+(`as_chosen_by`). It scores test once a run, where all pairs are trained on; nothing is chosen by it.
 """
 
 import argparse
@@ -20,32 +23,43 @@ import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
+import pandas as pd
 import torch
 from measuring import RESULTS, in_a_process, machine, parser
 from transformers import BertModel
 
 from connection_utils import (
+    LOSSES,
+    RECIPES,
     ConnectionBert,
     ConnectionDataset,
     TrainingConfig,
     bootstrap_interval,
+    cosent,
     documentation_pairs,
     mean_reciprocal_rank,
+    read_connections,
     read_splits,
     spearman,
+    split_connections,
     train,
 )
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.files import write_whole
 from connection_utils.workspace import ROOT, shown
 
+HELPDESK = {"sentence1": "question", "sentence2": "known_issue", "score": "connection"}
 SEEDS = (1, 2, 3)
 SIZES = (50, 150, 500, 1500, 5725)       # pairs; 5,725 is the whole training set
 FEWEST_STEPS = 100                       # few pairs are seen more often
 EPOCHS = {"random": 5, "pretrained": 2}  # from scratch there is more to learn
+OLD_SCALE, SCALE = 20.0, 5.0             # CoSENT's: its author's, and the series'
+HELPDESK_DEV = 45                        # of the some 90 pairs that it does not train on
 MOST_DEV = 500                           # pairs; who has few to train on has few to choose by
 
 
@@ -62,6 +76,9 @@ class Run:
     dev_pairs: int = 1500                # at most; they choose the weights that are kept
     test: bool = False                   # score the test pairs, once
     elsewhere: bool = False              # score pairs of another kind: documentation
+    few_dev: int = 0                     # also: what so few dev pairs would have chosen
+    helpdesk: bool = False               # the help-desk pairs, split by the seed, not STS
+    cosent_scale: float = OLD_SCALE      # what lines that tell none had
 
 
 # The grids
@@ -86,6 +103,7 @@ def choices(model: str) -> list[Run]:
         *({"frozen_layers": layers} for layers in (3, 5)),
         *({"learning_rate": rate} for rate in (2e-5, 1e-4, 2e-4)),
         *({"batch_size": size} for size in (8, 32)),
+        {"loss": "cosent", "cosent_scale": SCALE},
     ]
     return [_changed(base, {"seed": seed} | change)
             for seed in SEEDS for change in ({}, *changed)]
@@ -97,7 +115,23 @@ def epochs(model: str) -> list[Run]:
             for seed in SEEDS for number in (1, 2)]
 
 
-GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs}
+def recipes(model: str) -> list[Run]:
+    """Each recipe on 150 pairs and more of STS, and on the help desk's; `best` as it was, too."""
+    found = []
+    for seed in (*SEEDS, 4, 5):
+        for name, config in RECIPES.items():
+            run = Run(replace(config, seed=seed), model=model, cosent_scale=SCALE)
+            found += [replace(run, pairs=pairs, few_dev=min(pairs // 8, MOST_DEV),
+                              test=pairs == SIZES[-1])
+                      for pairs in SIZES[1:] if seed in SEEDS]
+            found.append(replace(run, helpdesk=True, few_dev=HELPDESK_DEV))
+            if name == "best":
+                found.append(replace(found[-1], cosent_scale=OLD_SCALE))
+    return found
+
+
+GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,
+         "recipes": recipes}
 
 
 def _epochs(pairs: int, start: str) -> int:
@@ -122,33 +156,60 @@ def run_of(settings: dict) -> Run:
 
 # One run
 
+def as_chosen_by(few: int, scores: np.ndarray, cosines: list[np.ndarray],
+                 draws: int = 20) -> dict[str, float]:
+    """Spearman × 100 of the weights that `few` pairs would have kept, judged on the others.
+
+    `cosines` are those of each evaluation, (pairs,) like `scores`; the first is the starting
+    model's. Means over random draws of the few: `judged_before` of the starting model,
+    `judged_kept` of the best by the few, `judged_last` of the last.
+    """
+    judged = {"judged_before": [], "judged_kept": [], "judged_last": []}
+    for draw in range(draws):
+        chosen = np.random.default_rng(draw).permutation(len(scores)) < few
+        dev, rest = ([100 * spearman(scores[part], each[part]) for each in cosines]
+                     for part in (chosen, ~chosen))
+        for found, which in zip(judged.values(), (0, int(np.argmax(dev)), -1)):
+            found.append(rest[which])
+    return {name: float(np.mean(found)) for name, found in judged.items()}
+
+
 def measure(run: Run) -> dict[str, object]:
     """Train as `run` says; dev Spearman (× 100) at each evaluation, and seconds to there."""
-    splits = read_splits(ROOT / DEFAULT_DATA)
+    splits = (split_connections(read_connections(
+        ROOT / "data/samples/helpdesk.csv", scale=(0, 4), columns=HELPDESK), run.config.seed)
+        if run.helpdesk else read_splits(ROOT / DEFAULT_DATA))
+    LOSSES["cosent"] = partial(cosent, scale=run.cosent_scale)       # in this process only
     model = ConnectionBert.from_local(ROOT / run.model, run.pooling, device="cpu")
     if run.start == "random":
         torch.manual_seed(run.config.seed)
         model = ConnectionBert(BertModel(model.bert.config, add_pooling_layer=False),
                                model.tokenizer, run.pooling, model.max_length).eval()
     dev, test = splits["dev"], splits["test"]
+    if run.helpdesk:
+        dev = pd.concat([dev, test])
     dev = dev.sample(min(run.dev_pairs, len(dev)), random_state=0)
 
-    def score(pairs):
-        return 100 * spearman(pairs["score"], model.similarity(pairs["sentence1"],
-                                                               pairs["sentence2"]))
-
-    curve = [{"epoch": 0.0, "seconds": 0.0, "dev_spearman": score(dev)}]
-    if run.pairs:
+    if not run.pairs:
+        cosines = model.similarity(dev["sentence1"], dev["sentence2"])
+        curve = [{"epoch": 0.0, "seconds": 0.0,
+                  "dev_spearman": 100 * spearman(dev["score"], cosines)}]
+        found = {}
+    else:
         pairs = splits["train"].sample(min(run.pairs, len(splits["train"])),
                                        random_state=run.config.seed)
         if run.labels == "-1..1":
             pairs = pairs.assign(score=2 * pairs["score"] - 1)
-        history = train(model, ConnectionDataset(pairs, model.tokenizer), dev, run.config)
-        curve += [{"epoch": each["epoch"], "seconds": each["seconds"],
-                   "dev_spearman": 100 * each["dev_spearman"]}
-                  for each in history.evaluations]
-    found = {"curve": curve,
-             "dev_spearman": max(each["dev_spearman"] for each in curve[bool(run.pairs):])}
+        histories, cosines = [], []
+        history = train(model, ConnectionDataset(pairs, model.tokenizer), dev, run.config,
+                        on_step=lambda history: histories or histories.append(history),
+                        on_evaluation=lambda record: record["step"] and cosines.append(
+                            histories[0].dev_cosines))
+        curve = [{"epoch": each["epoch"], "seconds": each["seconds"],
+                  "dev_spearman": 100 * each["dev_spearman"]} for each in history.evaluations]
+        found = as_chosen_by(run.few_dev, dev["score"].to_numpy(),
+                             [history.start_cosines, *cosines]) if run.few_dev else {}
+    found |= {"curve": curve, "dev_spearman": max(each["dev_spearman"] for each in curve)}
     if run.elsewhere:
         found["elsewhere_mrr"] = 100 * mean_reciprocal_rank(model, documentation_pairs())
     if run.test:

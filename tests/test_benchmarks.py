@@ -29,15 +29,14 @@ import on_a_gpu
 import planted_faults
 import processes_share_the_work
 import scoring_stays_flat
-import seeds
 import sweep
 import transfer
 import where_the_time_goes
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 SCRIPTS = [compare, cost_grows_linearly, draw_comparison, memory_stays_flat,
-           on_a_gpu, planted_faults, processes_share_the_work, scoring_stays_flat, seeds,
-           sweep, transfer, where_the_time_goes]
+           on_a_gpu, planted_faults, processes_share_the_work, scoring_stays_flat, sweep,
+           transfer, where_the_time_goes]
 MEASURED = ["ours", "theirs", "theirs_by_length", "encode_ours", "encode_ours_int8",
             "encode_theirs"]
 
@@ -300,22 +299,6 @@ def test_a_genre_left_out_is_not_trained_on(monkeypatch):
         assert nearly_the_start[name] == pytest.approx(before, abs=0.01)
 
 
-def test_seeds_are_summed_up_and_a_trained_one_is_not_trained_again(monkeypatch, tmp_path):
-    runs = {1: (0.86, 300), 2: (0.87, 320), 3: (0.88, 310)}
-    monkeypatch.setattr(seeds, "run_folder", lambda settings: tmp_path)
-    monkeypatch.setattr(seeds, "read_run", lambda folder, settings: {
-        "test_spearman_after": runs[settings["config"]["seed"]][0], "evaluations": [
-            {"dev_spearman": 0.89, "seconds": 99},
-            {"dev_spearman": 0.88, "seconds": runs[settings["config"]["seed"]][1]}]})
-    monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    (tmp_path / "training.json").touch()
-    found = [seeds.one_seed("best", seed) for seed in runs]
-    assert found[1] == {"seed": 2, "test_spearman": 87, "best_dev_spearman": 89,
-                        "train_seconds": 320}
-    assert seeds.summary(found) == pytest.approx({
-        "test_spearman_mean": 87, "test_spearman_std": 1, "train_seconds_most": 320})
-
-
 def test_the_readme_tells_where_the_time_goes_as_measured():
     kept = json.loads((ROOT / "benchmarks/results/where_the_time_goes.json").read_text())
     readme = " ".join((ROOT / "README.md").read_text().split())
@@ -333,18 +316,6 @@ def test_the_readme_tells_where_the_time_goes_as_measured():
                  f"step takes {frozen['step_ms']:.0f} ms"):
         assert said in readme, said
     assert min(reached, sorted_) >= 0.7
-
-
-def test_the_readme_tells_the_recipe_best_as_measured():
-    kept = json.loads((ROOT / "benchmarks/results/seeds_best.json").read_text())
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    seconds = [each["train_seconds"] for each in kept["seeds"]]
-    for said in (
-            f"**{kept['test_spearman_mean']:.2f} ± {kept['test_spearman_std']:.2f}**",
-            f"mean of [{len(kept['seeds'])} seeds]",
-            f"{min(seconds):.0f} to {max(seconds):.0f} s of training steps"):
-        assert said in readme, said
-    assert kept["test_spearman_mean"] >= 86.3 and max(seconds) <= 6 * 60
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
