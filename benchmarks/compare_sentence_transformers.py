@@ -61,7 +61,7 @@ def train_ours(pairs: int, seed: int, config: TrainingConfig) -> dict[str, float
     train_set = ConnectionDataset(splits["train"], model.tokenizer, MAX_LENGTH)
     tokenising = time.perf_counter() - started
     history = train(model, train_set, splits["dev"].head(100), replace(
-        config, seed=seed, evaluations_per_epoch=1))
+        config, seed=seed, evaluations_per_epoch=1), keep_start=False)
     return _judged(history.pairs, tokenising + history.seconds, model.similarity, splits)
 
 

@@ -49,7 +49,7 @@ def leave_out(genre: str, recipe: str, seed: int) -> dict[str, object]:
     mixed = {share: AveragedWeights(model, steps=1, average_from=1, start_share=share)
              for share in START_SHARES}
     train(model, ConnectionDataset(seen["train"], model.tokenizer), seen["dev"],
-          replace(RECIPES[recipe], seed=seed, start_share=0))
+          replace(RECIPES[recipe], seed=seed, start_share=0), keep_start=False)
     after = []
     for share, weights in mixed.items():
         with weights.in_place():

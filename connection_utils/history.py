@@ -15,6 +15,7 @@ class History:
     None. `steps` are those planned; fewer losses mean that the run was stopped. `seconds` are
     those of the steps, evaluations left out. The cosines of the dev pairs, (pairs,) each, are
     kept of three evaluations: the last, the first (step 0), and the best of those after it.
+    Without `keep_start` the starting model is shown, but never the best.
     """
 
     config: TrainingConfig
@@ -26,6 +27,7 @@ class History:
     dev_cosines: np.ndarray | None = None
     start_cosines: np.ndarray | None = None
     trained_cosines: np.ndarray | None = None
+    keep_start: bool = True
 
     def add(self, epoch: float, dev_spearman: float) -> dict[str, float]:
         """Append the record of an evaluation, that of `dev_cosines`, and return it."""
@@ -55,7 +57,9 @@ class History:
 
         That is step 0, the starting model, if no evaluation after it is higher.
         """
-        return max(self.evaluations, key=lambda record: record["dev_spearman"])
+        trained = [record for record in self.evaluations if record["step"]]
+        return max(self.evaluations if self.keep_start or not trained else trained,
+                   key=lambda record: record["dev_spearman"])
 
     @property
     def kept_start(self) -> bool:

@@ -25,8 +25,8 @@ def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
     (batch,). Source: Su Jianlin, "CoSENT" (kexue.fm, archive 8847, 2022).
 
     The source and sentence-transformers take a scale of 20. Then the gradient of a batch comes
-    almost whole from its one worst pair of pairs, which is often a doubtful label, and few
-    pairs are learnt badly; with 5 it comes from many (notebook 07, section 4).
+    mostly from the few comparisons that are most wrong, whose labels hardly differ, and a
+    training on few pairs gains less; with 5 it comes from many (notebook 07, section 4).
     """
     cosines = scale * F.cosine_similarity(u, v)
     differences = cosines[:, None] - cosines[None, :]               # (batch, batch)

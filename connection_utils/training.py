@@ -27,13 +27,8 @@ from connection_utils.optimization import (
     freeze,
     one_gradient_table,
 )
-from connection_utils.trouble import (
-    Watch,
-    how_to_go_on,
-    interrupt_sets,
-    memory_told,
-    start_kept,
-)
+from connection_utils.trouble import (Watch, how_to_go_on, interrupt_sets, memory_told,
+                                      start_kept)
 from connection_utils.workspace import progress
 
 _TRAINING = threading.Lock()       # dropout draws from the process's one random state
@@ -47,11 +42,12 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
           on_evaluation: Callable[[dict[str, float]], None] | None = None,
           on_step: Callable[[History], None] | None = None,
           stop: threading.Event | None = None, checkpoints: str | Path | None = None,
-          tell: Callable[[str], None] = print) -> History:
+          tell: Callable[[str], None] = print, keep_start: bool = True) -> History:
     """Fine-tune `model` in place; it ends with the weights of the best dev Spearman.
 
     The dev pairs are scored before the first step, too. If no later evaluation is higher,
     the model comes back with the weights it had, and `tell` gets a sentence that says so.
+    Without `keep_start` it gets the best trained weights even so: to measure what a setting does.
 
     `dev` is a table of pairs as `read_connections` makes it. `on_evaluation` gets each
     record as it comes (that of step 0 has no loss), `on_step` the history so far after each
@@ -96,7 +92,7 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
               one_gradient_table(model.bert.embeddings.word_embeddings)):
             torch.manual_seed(config.seed + processes.rank())    # each its own dropout
             return _train(model, train_set, dev, config, on_evaluation, on_step,
-                          stop or threading.Event(), keeper, tell)
+                          stop or threading.Event(), keeper, tell, keep_start)
     finally:
         model.eval()
         _TRAINING.release()
@@ -104,12 +100,13 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
 
 def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
            config: TrainingConfig, on_evaluation: Callable | None, on_step: Callable | None,
-           stop: threading.Event, keeper: Checkpoints | None, tell: Callable) -> History:
+           stop: threading.Event, keeper: Checkpoints | None, tell: Callable,
+           keep_start: bool) -> History:
     loader = connection_loader(
         train_set, config.batch_size * config.gradient_accumulation_steps, config.seed,
         model.device.type == "cuda", config.bucket, config.batch_size)
     network = processes.sharing(model)
-    history = History(config, steps=config.epochs * len(loader))
+    history = History(config, config.epochs * len(loader), keep_start=keep_start)
     optimizer = build_optimizer(model, config)
     state = TrainingState(
         model, optimizer, build_schedule(optimizer, history.steps, config),

@@ -47,8 +47,8 @@ def start_kept(history: History, scores: pd.Series) -> str:
     lower, most, least = (round(-100 * each, 2) + 0.0 for each in gain_interval(
         scores, history.start_cosines, history.trained_cosines))
     config = history.config
-    remedies = [f"a lower learning_rate (it is {config.learning_rate:g})", "fewer epochs",
-                "more training pairs"]
+    remedies = [f"a lower learning_rate (it is {config.learning_rate:g})",
+                *["fewer epochs"] * (config.epochs > 1), "more training pairs"]
     if config.loss != "cosine_mse":
         remedies.insert(0, "loss='cosine_mse'")
     best = 100 * history.best["dev_spearman"]

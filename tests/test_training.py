@@ -144,6 +144,22 @@ def test_a_training_that_only_harms_gives_the_starting_weights_back(few):
     best = max(record["dev_spearman"] for record in history.evaluations[1:])
     assert f"{100 - 100 * best:.2f} lower (95 % interval" in said and "12 dev pairs" in said
     assert "a lower learning_rate (it is 0.01)" in said
+    assert ("fewer epochs" in said) == (SHORT.epochs > 1)
+
+
+def test_without_keep_start_a_training_that_harms_shows_what_it_does(few):
+    model, told, start = fresh(), [], fresh()
+    dev = few["dev"].assign(score=start.similarity(few["dev"]["sentence1"],
+                                                   few["dev"]["sentence2"]))
+    history = train(model, ConnectionDataset(few["train"], model.tokenizer), dev,
+                    dataclasses.replace(SHORT, learning_rate=1e-2), tell=told.append,
+                    keep_start=False)
+    assert not history.kept_start and not any("kept the starting" in said for said in told)
+    assert [record["step"] for record in history.evaluations] == [0, 3, 6]
+    assert changed(start, model)
+    now = spearman(dev["score"], model.similarity(dev["sentence1"], dev["sentence2"]))
+    assert now == pytest.approx(history.best["dev_spearman"], abs=1e-9)
+    assert now == max(record["dev_spearman"] for record in history.evaluations[1:]) < 1
 
 
 def test_the_best_dev_spearman_is_what_the_model_now_scores(splits, run):
