@@ -11,9 +11,9 @@ tokenizer, and training.json with the settings, the history and the scores.
 sentence-transformers loads it, too.
 
 Which recipe? On 150 to 5,725 pairs of the STS benchmark and on 330 of a help desk, best
-gained the most, and lost with no seed (averaged over draws of the dev pairs); fast gained
-somewhat less, in two thirds of the time of post. Below 150 training pairs nothing was
-measured, and the command says so.
+gained the most, and lost with no seed (averaged over draws of the dev pairs). It takes
+twice as long as post; fast takes 0.7 times as long, and gained less on the help desk's.
+Below 150 training pairs nothing was measured, and the command says so.
 
 With --checkpoint-every a run that was killed loses little: the same command with --resume
 goes on from the last checkpoint, and ends with the same weights. The checkpoints lie in
