@@ -52,7 +52,7 @@ from connection_utils import (
     spearman,
     train,
 )
-from connection_utils.optimization import build_optimizer, build_schedule
+from connection_utils.training import build_optimizer, build_schedule
 from connection_utils.training import training_step
 
 SECONDS = {"sentence_transformers": 100}     # at most, for a part; 75 for the others

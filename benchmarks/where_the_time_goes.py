@@ -31,12 +31,8 @@ from connection_utils import (
     read_splits,
 )
 from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.optimization import (
-    build_optimizer,
-    build_schedule,
-    freeze,
-    one_gradient_table,
-)
+from connection_utils.gradient_table import one_gradient_table
+from connection_utils.training import build_optimizer, build_schedule, freeze
 from connection_utils.training import training_step
 from connection_utils.workspace import ROOT
 

@@ -6,24 +6,20 @@ So whenever the process is killed, what bears such a name is whole; and a file t
 damaged later is known by its name.
 """
 
-import hashlib
 import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-import pandas as pd
 import torch
+from torch import nn
 
 from connection_utils import processes
 from connection_utils.averaging import AveragedWeights
-from connection_utils.bert import ConnectionBert
-from connection_utils.config import TrainingConfig, deciding
-from connection_utils.dataset import ConnectionDataset
 from connection_utils.files import clear_leftovers, sha256_of, write_whole
-from connection_utils.history import History
 from connection_utils.workspace import as_path, shown
 
 KEPT = 2                       # the newest, and the one before it in case that is damaged
@@ -31,46 +27,51 @@ NEW = ".new"                   # whole, but not yet under its name
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")
 
 
+class Stateful(Protocol):
+    """Anything that tells its state as tensors and plain values, and can become it again."""
+
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
+
+
 @dataclass
 class TrainingState:
     """What changes from step to step; together with the settings it decides the next one."""
 
-    model: ConnectionBert
+    model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     averaged: AveragedWeights
-    history: History
+    history: Stateful
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, object]:
         """All of it as tensors and plain values, each process's random state included."""
-        known = vars(self.history)
         return {
             **{name: getattr(self, name).state_dict()
                for name in ("model", "optimizer", "schedule", "averaged")},
             "best_weights": self.best_weights,
-            "history": {name: known[name] for name in _PLAIN},
-            **{name: None if known[name] is None else torch.from_numpy(known[name])
-               for name in _COSINES},
-            "random": processes.from_each(_random_state(self.model.device)),
+            **self.history.state_dict(),
+            "random": processes.from_each(_random_state(self._device)),
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Become what `state_dict` told; the random state, too, if as many processes did."""
         for name in ("model", "optimizer", "schedule", "averaged"):
             getattr(self, name).load_state_dict(state[name])
-        self.best_weights = {name: tensor.to(self.model.device)
+        self.best_weights = {name: tensor.to(self._device)
                              for name, tensor in state["best_weights"].items()}
-        for name in _PLAIN:
-            setattr(self.history, name, state["history"][name])
-        for name in _COSINES:
-            if state.get(name) is not None:
-                setattr(self.history, name, state[name].numpy())
+        self.history.load_state_dict(state)
         if len(state["random"]) == processes.count():
             on_cpu, on_gpu = state["random"][processes.rank()]
             torch.set_rng_state(on_cpu)
-            if on_gpu is not None and self.model.device.type == "cuda":
-                torch.cuda.set_rng_state(on_gpu, self.model.device)
+            if on_gpu is not None and self._device.type == "cuda":
+                torch.cuda.set_rng_state(on_gpu, self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -78,14 +79,10 @@ def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | No
                                    else None)
 
 
-_PLAIN = ("evaluations", "step_losses", "pairs", "seconds")
-_COSINES = ("dev_cosines", "start_cosines", "trained_cosines")
-
-
 class Checkpoints:
     """The folder of one run's checkpoints; the newest two are kept.
 
-    `run` tells what decides the run (see `run_identity`). FileExistsError if `folder` holds
+    `run` tells in words and hashes what decides the run. FileExistsError if `folder` holds
     checkpoints and `resume` is False, as their work would be lost.
     """
 
@@ -113,7 +110,7 @@ class Checkpoints:
             return
         state.load_state_dict(kept)
         before, now = len(kept["random"]), processes.count()
-        self._tell(f"going on after step {len(state.history.step_losses)} ({where})" + (
+        self._tell(f"going on after step {len(kept['history']['step_losses'])} ({where})" + (
             f"; it was written by {before} process{'es' * (before > 1)} and now there "
             f"{'are' if now > 1 else 'is'} {now}, so dropout draws other numbers"
             if before != now else ""))
@@ -140,15 +137,14 @@ class Checkpoints:
             return kept, shown(path)
         return None, ""
 
-    def write(self, state: TrainingState) -> None:
-        """Write `state` whole, then remove all but the newest `KEPT`; the main process does.
+    def write(self, state: TrainingState, step: int) -> None:
+        """Write the `state` after `step` whole, then remove all but the newest `KEPT`; the main process does.
 
         A full disk does not end the training: it is told, and what was there stays.
         """
         kept = {"run": self._run, **state.state_dict()}      # all processes come to that
         if not processes.is_main():
             return
-        step = len(state.history.step_losses)
         new = self.folder / NEW
         try:
             with write_whole(new) as scratch, open(scratch, "wb") as file:
@@ -163,19 +159,6 @@ class Checkpoints:
             return
         for path in _paths(self.folder)[:-KEPT]:
             path.unlink()
-
-
-def run_identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
-                 config: TrainingConfig) -> dict[str, str]:
-    """What decides a run, in words and hashes; `model` holds the weights it starts from."""
-    rows = pd.util.hash_pandas_object(dev[["sentence1", "sentence2", "score"]], index=False)
-    return {
-        **{name: str(value) for name, value in deciding(config).items()},
-        "pooling": model.pooling,
-        "starting weights": model.fingerprint(),
-        "training pairs": train_set.fingerprint(),
-        "dev pairs": hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16],
-    }
 
 
 def remove_checkpoints(folder: str | Path) -> None:

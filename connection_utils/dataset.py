@@ -13,6 +13,7 @@ from transformers import BertTokenizer
 
 from connection_utils import processes
 from connection_utils.encoding import pad_batch, tokenize
+from connection_utils.shared_batches import ShareOfBatches
 
 Item = dict[str, list[int] | float]
 
@@ -141,33 +142,6 @@ class LengthBucketedBatches(Sampler[list[int]]):
             rows[:] = rows[self.lengths[rows].argsort(kind="stable")]
         for i in torch.randperm(len(self), generator=rng).numpy()[self.skip:]:
             yield order[i * self.batch_size:(i + 1) * self.batch_size].tolist()
-
-
-class ShareOfBatches(Sampler[list[int]]):
-    """What one of several processes takes of the same `batches`: each pair goes to one of them.
-
-    Of every `at_once` rows of a batch, process `rank` of `count` takes each `count`-th. A
-    batch's last rows may be fewer than the processes: then some take none of them.
-    """
-
-    def __init__(self, batches: LengthBucketedBatches, at_once: int, rank: int, count: int
-                 ) -> None:
-        if at_once < count:
-            raise ValueError(f"batch_size is {at_once}, for {count} processes; expected a pair "
-                             "for each of them or more. It is that of all of them together.")
-        self.batches, self.at_once, self.rank, self.count = batches, at_once, rank, count
-
-    def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """As in `LengthBucketedBatches`."""
-        self.batches.set_epoch(epoch, skip)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for rows in self.batches:
-            yield [row for start in range(0, len(rows), self.at_once)
-                   for row in rows[start:start + self.at_once][self.rank::self.count]]
 
 
 def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,

@@ -7,7 +7,7 @@ from pathlib import Path
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
 from connection_utils.files import is_sealed, write_whole
-from connection_utils.history import History
+from connection_utils.training import History
 from connection_utils.model_card import model_card
 from connection_utils.workspace import runs_folder, shown
 

@@ -156,7 +156,7 @@ def _tell_duration(settings: dict, config: TrainingConfig) -> None:
     from connection_utils.bert import ConnectionBert
     from connection_utils.dataset import ConnectionDataset, connection_loader
     from connection_utils.losses import LOSSES
-    from connection_utils.optimization import build_optimizer, build_schedule
+    from connection_utils.training import build_optimizer, build_schedule
     from connection_utils.reading import read_splits
     from connection_utils.training import training_step
 

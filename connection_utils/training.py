@@ -1,40 +1,160 @@
 """Fine-tuning: one plain PyTorch loop that a newcomer can hold in the head."""
 
+import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from transformers import get_linear_schedule_with_warmup
 
 from connection_utils import processes
 from connection_utils.averaging import AveragedWeights
 from connection_utils.bert import ConnectionBert
-from connection_utils.checkpoint import Checkpoints, TrainingState, run_identity
-from connection_utils.config import TrainingConfig
+from connection_utils.checkpoint import Checkpoints, TrainingState
+from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset, connection_loader, split_batch
-from connection_utils.evaluation import SAME, spearman, unpaired_texts
-from connection_utils.history import History
-from connection_utils.losses import LOSSES
-from connection_utils.optimization import (
-    build_optimizer,
-    build_schedule,
-    freeze,
-    one_gradient_table,
+from connection_utils.evaluation import (
+    SAME,
+    CollapseCheck,
+    gain_interval,
+    spearman,
+    unpaired_texts,
 )
-from connection_utils.trouble import (Watch, how_to_go_on, interrupt_sets, memory_told,
-                                      start_kept)
+from connection_utils.gradient_table import one_gradient_table
+from connection_utils.losses import LOSSES
+from connection_utils.trouble import (
+    Watch,
+    how_to_go_on,
+    interrupt_sets,
+    memory_told,
+    start_kept,
+)
 from connection_utils.workspace import progress
 
 _TRAINING = threading.Lock()       # dropout draws from the process's one random state
 # what a process sends through the model when a batch has no pair left for it: an empty text
 NO_PAIR = {"input_ids": torch.zeros(2, 1, dtype=torch.long),
            "attention_mask": torch.ones(2, 1, dtype=torch.long), "score": torch.zeros(0)}
+_PLAIN = ("evaluations", "step_losses", "pairs", "seconds")        # what a checkpoint keeps
+_COSINES = ("dev_cosines", "start_cosines", "trained_cosines")
+
+
+@dataclass
+class History:
+    """What happened in training: a record for each evaluation, and every step's loss.
+
+    The first record is that of step 0, the starting model: its `loss` and `pairs_per_s` are
+    None. `steps` are those planned; fewer losses mean that the run was stopped. `seconds` are
+    those of the steps, evaluations left out. The cosines of the dev pairs, (pairs,) each, are
+    kept of three evaluations: the last, the first (step 0), and the best of those after it.
+    Without `keep_start` the starting model is shown, but never the best.
+    """
+
+    config: TrainingConfig
+    steps: int = 0
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    step_losses: list[float] = field(default_factory=list)
+    pairs: int = 0
+    seconds: float = 0.0
+    dev_cosines: np.ndarray | None = None
+    start_cosines: np.ndarray | None = None
+    trained_cosines: np.ndarray | None = None
+    keep_start: bool = True
+
+    def add(self, epoch: float, dev_spearman: float) -> dict[str, float]:
+        """Append the record of an evaluation, that of `dev_cosines`, and return it."""
+        losses = self.step_losses[self.evaluations[-1]["step"] if self.evaluations else 0:]
+        trained = [each["dev_spearman"] for each in self.evaluations if each["step"]]
+        record = {"step": len(self.step_losses), "epoch": epoch,
+                  "loss": sum(losses) / len(losses) if losses else None,
+                  "dev_spearman": dev_spearman, "seconds": self.seconds,
+                  "pairs_per_s": self.pairs / self.seconds if losses else None}
+        self.evaluations.append(record)
+        if not losses:
+            self.start_cosines = self.dev_cosines
+        elif dev_spearman > max(trained, default=-np.inf):
+            self.trained_cosines = self.dev_cosines
+        return record
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each evaluation: step, epoch, loss (mean since the last one),
+        dev_spearman, seconds (of training, evaluations left out) and pairs_per_s."""
+        columns = {"step": int, "epoch": float, "loss": float, "dev_spearman": float,
+                   "seconds": float, "pairs_per_s": float}
+        return pd.DataFrame(self.evaluations, columns=[*columns]).astype(columns)
+
+    def state_dict(self) -> dict[str, object]:
+        """What a checkpoint keeps of it, as plain values and tensors."""
+        known = vars(self)
+        return {"history": {name: known[name] for name in _PLAIN},
+                **{name: None if known[name] is None else torch.from_numpy(known[name])
+                   for name in _COSINES}}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Become what `state_dict` told."""
+        vars(self).update(state["history"])
+        for name in _COSINES:
+            if state.get(name) is not None:
+                setattr(self, name, state[name].numpy())
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The evaluation whose weights were kept: the first with the highest dev Spearman.
+
+        That is step 0, the starting model, if no evaluation after it is higher.
+        """
+        trained = [record for record in self.evaluations if record["step"]]
+        return max(self.evaluations if self.keep_start or not trained else trained,
+                   key=lambda record: record["dev_spearman"])
+
+    @property
+    def kept_start(self) -> bool:
+        """True if no evaluation beat the starting model, whose weights were then kept."""
+        return bool(self.evaluations) and self.best["step"] == 0
+
+
+def build_optimizer(model: ConnectionBert, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW (arXiv 1711.05101); biases and LayerNorm are not decayed, as BERT was trained.
+
+    Weights that are frozen (``requires_grad`` is False) are left out.
+    """
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay},
+         {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate, fused=model.device.type in {"cpu", "cuda"})
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, steps: int, config: TrainingConfig
+                   ) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rate: from 0 up in a line for ``warmup_ratio`` of `steps`, then down to 0."""
+    return get_linear_schedule_with_warmup(
+        optimizer, math.ceil(config.warmup_ratio * steps), steps)
+
+
+def freeze(model: ConnectionBert, embeddings: bool, layers: int) -> None:
+    """Freeze the embeddings and the lowest `layers` layers; let all other weights train.
+
+    Layers stand on the embeddings, so freezing a layer freezes these, too. ValueError if
+    nothing would be left to train.
+    """
+    known = model.bert.encoder.layer
+    if layers >= len(known):
+        raise ValueError(f"frozen_layers is {layers}, and the model has {len(known)} layers: "
+                         f"nothing is left to train. Expected {len(known) - 1} or fewer.")
+    model.requires_grad_(True)
+    if embeddings or layers:
+        model.bert.embeddings.requires_grad_(False)
+    known[:layers].requires_grad_(False)
 
 
 def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
@@ -83,13 +203,13 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
         train_set = train_set.sample(config.train_share, config.seed)
         keeper = None
         if checkpoints is not None or processes.count() > 1:
-            run = run_identity(model, train_set, dev, config)
+            run = _identity(model, train_set, dev, config)
             processes.must_agree(run)
             if checkpoints is not None:
                 keeper = Checkpoints(checkpoints, run, config.resume, tell)
         freeze(model, config.freeze_embeddings, config.frozen_layers)
-        with (torch.random.fork_rng(devices=cuda),
-              one_gradient_table(model.bert.embeddings.word_embeddings)):
+        with (torch.random.fork_rng(devices=cuda), nullcontext() if processes.are_a_group()
+              else one_gradient_table(model.bert.embeddings.word_embeddings)):   # DDP has its own
             torch.manual_seed(config.seed + processes.rank())    # each its own dropout
             return _train(model, train_set, dev, config, on_evaluation, on_step,
                           stop or threading.Event(), keeper, tell, keep_start)
@@ -133,7 +253,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
 
     bar = progress(range(done + 1, history.steps + 1), initial=done, total=history.steps,
                    desc="training", unit="step")
-    with interrupt_sets(stop) as interrupted, memory_told(config, history):
+    with interrupt_sets(stop) as interrupted, memory_told(
+            config.batch_size, config.gradient_accumulation_steps, history.step_losses):
         if not done:
             evaluate(0)
         model.train()
@@ -158,16 +279,19 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                 evaluate(step)
             if keeper and (stopping or config.checkpoint_every
                            and step % config.checkpoint_every == 0):
-                keeper.write(state)
+                keeper.write(state, step)
             if stopping:
                 if step not in evaluate_at:      # not in the checkpoint: it was not planned
                     evaluate(step)
                 break
     model.load_state_dict(state.best_weights)
     if history.kept_start:
-        tell(start_kept(history, dev["score"]))
+        tell(start_kept(
+            history.best["dev_spearman"], gain_interval(dev["score"], history.start_cosines,
+                                                        history.trained_cosines),
+            len(dev), config.loss, config.learning_rate, config.epochs))
     if interrupted.is_set():
-        tell(how_to_go_on(history, keeper and keeper.folder))
+        tell(how_to_go_on(len(history.step_losses), history.steps, keeper and keeper.folder))
         raise KeyboardInterrupt
     return history
 
@@ -207,6 +331,19 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
     return loss_sum, pairs
 
 
+def _identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
+              config: TrainingConfig) -> dict[str, str]:
+    """What decides a run, in words and hashes; `model` holds the weights it starts from."""
+    rows = pd.util.hash_pandas_object(dev[["sentence1", "sentence2", "score"]], index=False)
+    return {
+        **{name: str(value) for name, value in deciding(config).items()},
+        "pooling": model.pooling,
+        "starting weights": model.fingerprint(),
+        "training pairs": train_set.fingerprint(),
+        "dev pairs": hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16],
+    }
+
+
 def _silent(*_: object) -> None:
     pass
 
@@ -242,5 +379,8 @@ def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch:
     if not history.step_losses and np.ptp(history.dev_cosines) < SAME:
         return None
     record = history.add(epoch, spearman(dev["score"], history.dev_cosines))
-    watch.look(history, unpaired)
+    check = CollapseCheck(unpaired)
+    watch.look(record["step"], [each["dev_spearman"] for each in history.evaluations
+                                if each["step"]],
+               history.config.learning_rate, str(check) if check.collapsed else None)
     return record

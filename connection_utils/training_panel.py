@@ -20,7 +20,7 @@ from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import gain_interval
-from connection_utils.history import History
+from connection_utils.training import History
 from connection_utils.knobs import Knobs, frozen_name
 from connection_utils.runs import run_folder, save_run
 from connection_utils.training import train

@@ -15,7 +15,7 @@ from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset, connection_loader
-from connection_utils.history import History
+from connection_utils.training import History
 from connection_utils.reading import read_splits
 from connection_utils.training import train
 from connection_utils.workspace import ROOT

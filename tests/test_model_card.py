@@ -23,7 +23,7 @@ from connection_utils.evaluation import (
     spearman,
 )
 from connection_utils.files import is_sealed
-from connection_utils.history import History
+from connection_utils.training import History
 from connection_utils.model_card import model_card
 from connection_utils.runs import read_run, run_settings, save_run
 from connection_utils.training import train

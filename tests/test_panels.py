@@ -20,7 +20,7 @@ from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import judge_threshold, spearman
-from connection_utils.history import History
+from connection_utils.training import History
 from connection_utils.knobs import Knobs
 from connection_utils.runs import read_run, run_settings
 from connection_utils.threshold_panel import ThresholdPanel

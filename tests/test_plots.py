@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from connection_utils import plots
 from connection_utils.config import TrainingConfig
-from connection_utils.history import History
+from connection_utils.training import History
 from connection_utils.workspace import ROOT
 
 

@@ -18,7 +18,7 @@ from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset, connection_loader
 from connection_utils.evaluation import spearman
 from connection_utils.losses import cosine_mse
-from connection_utils.optimization import build_optimizer, build_schedule, freeze
+from connection_utils.training import build_optimizer, build_schedule, freeze
 from connection_utils.reading import read_splits
 from connection_utils.runs import read_run, run_folder, run_settings, save_run
 from connection_utils.training import train, training_step
