@@ -14,7 +14,7 @@ help:          ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, EPOCHS=)
-	@$(IN)python -m connection_utils.series run $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs $(EPOCHS))
+	@$(IN)python -m connection_utils series run $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs $(EPOCHS))
 
 test: fetch    ## the quick tests and every notebook, outputs compared
 	$(TEST)
@@ -28,22 +28,22 @@ lab: fetch     ## JupyterLab on the series, nothing called home
 	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
 
 sweep: $(SETUP) ## notebook 03 with several values (OF=learning_rate VALUES="2e-5 1e-4")
-	@$(IN)python -m connection_utils.series sweep $(OF) $(VALUES) $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)")
+	@$(IN)python -m connection_utils series sweep $(OF) $(VALUES) $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)")
 
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
-	@$(IN)python -m connection_utils.series execute $(if $(NB),--only $(NB))
+	@$(IN)python -m connection_utils series execute $(if $(NB),--only $(NB))
 
 site: $(SETUP) ## the series as pages in runs/site/, to read anywhere without a network
 	@$(IN)python site/build.py
 
 fetch: $(SETUP) ## the default model and data, by hash
-	@$(IN)python -m connection_utils.series fetch
+	@$(IN)python -m connection_utils series fetch
 
 bundle: $(SETUP) ## all of it in one folder for a machine without network (TO=folder)
-	@$(IN)python -m connection_utils.bundle $(if $(TO),"$(TO)") $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)")
+	@$(IN)python -m connection_utils bundle $(if $(TO),"$(TO)") $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)")
 
 $(SETUP): requirements.lock pyproject.toml
-	$(if $(wildcard wheels),@$(PYTHON) -m connection_utils.bundle --check)
+	$(if $(wildcard wheels),@$(PYTHON) -m connection_utils bundle --check)
 	$(PYTHON) -m venv $(VENV)
 	$(IN)python -m pip install $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)") -r requirements.lock
 	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -39,9 +39,9 @@ from connection_utils import (
     spearman,
     train,
 )
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.config import RECIPES, TrainingConfig
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -20,8 +20,8 @@ from connection_utils import (
     read_splits,
     train,
 )
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 
 def epoch(size: int, seed: int) -> dict[str, float]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from connection_utils import plots
-from connection_utils.files import write_whole
-from connection_utils.workspace import ROOT, shown
+from connection_utils.ground.paths import ROOT, shown
+from connection_utils.ground.whole_files import write_whole
 
 PICTURE = ROOT / "benchmarks" / "comparison.png"
 THEIRS, OURS = plots.BLUE, plots.RED

@@ -15,8 +15,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))   # where it is not installed
 from connection_utils import ConnectionDataset, LengthBucketedBatches
-from connection_utils.files import write_whole
-from connection_utils.workspace import ROOT, shown
+from connection_utils.ground.paths import ROOT, shown
+from connection_utils.ground.whole_files import write_whole
 
 RESULTS = ROOT / "benchmarks" / "results"
 CPUINFO = Path("/proc/cpuinfo")       # Linux only, and ARM's has fewer lines than x86's

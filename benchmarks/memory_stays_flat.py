@@ -32,8 +32,8 @@ from connection_utils import (
     read_splits,
     train,
 )
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.workspace import ROOT, runs_folder
+from connection_utils.ground.paths import ROOT, runs_folder
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 SECONDS = 0.05               # between two looks at the memory
 BATCH_SIZE = 16

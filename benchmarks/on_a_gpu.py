@@ -52,8 +52,7 @@ from connection_utils import (
     spearman,
     train,
 )
-from connection_utils.training import build_optimizer, build_schedule
-from connection_utils.training import training_step
+from connection_utils.training import build_optimizer, build_schedule, training_step
 
 SECONDS = {"sentence_transformers": 100}     # at most, for a part; 75 for the others
 # torch 2.11 lets cuDNN plan bfloat16 attention anew for every batch width, which takes up to a

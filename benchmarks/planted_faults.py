@@ -37,18 +37,19 @@ class Fault(NamedTuple):
 
 
 def _faults(subject: str, tests: str, *places: tuple[str, str, str]) -> list[Fault]:
-    return [Fault(subject, f"connection_utils/{file}" if re.fullmatch(r"\w+\.py", file)
-                  else file, old, new, tests)
+    return [Fault(subject, f"connection_utils/{file}" if file.endswith(".py") else file, old,
+                  new, tests)
             for file, old, new in places]
 
 
 FAULTS = [
     *_faults(
         "loading", "tests/test_doctor.py tests/test_broken_folders.py tests/test_bert.py",
-        ("doctor.py", "tensor.to(torch.float32) for", "tensor for"),
-        ("doctor.py", "    if missing:\n", "    if False:\n"),
-        ("doctor.py", "if size <= len(tokenizer.all_special_tokens):", "if size < 0:"),
-        ("model_files.py", '.replace("LayerNorm.gamma", "LayerNorm.weight")', "")),
+        ("model_folder/check.py", "tensor.to(torch.float32) for", "tensor for"),
+        ("model_folder/check.py", "    if missing:\n", "    if False:\n"),
+        ("model_folder/check.py", "if size <= len(tokenizer.all_special_tokens):",
+         "if size < 0:"),
+        ("model_folder/files.py", '.replace("LayerNorm.gamma", "LayerNorm.weight")', "")),
     *_faults(
         "pooling", "tests/test_bert.py",
         ("bert.py", "return (hidden * mask).sum(dim=1) / mask.sum(dim=1)",
@@ -61,7 +62,7 @@ FAULTS = [
         ("encoding.py", "embeddings[rows] = embed(",
          "embeddings[start:start + len(rows)] = embed("),
         ("encoding.py", "padding_value=pad_token_id", "padding_value=1"),
-        ("packing.py", "position_ids=(places % tokens)[None]",
+        ("speed/packing.py", "position_ids=(places % tokens)[None]",
          "position_ids=(0 * places)[None]")),
     *_faults(
         "dataset and batches", "tests/test_dataset.py",
@@ -85,32 +86,34 @@ FAULTS = [
         ("training.py", "        model.eval()\n        _TRAINING", "        _TRAINING")),
     *_faults(
         "schedule", "tests/test_training.py",
-        ("optimization.py", "math.ceil(config.warmup_ratio * steps)", "0"),
-        ("optimization.py", '"weight_decay": 0.0}', '"weight_decay": config.weight_decay}'),
-        ("optimization.py", "if embeddings or layers:", "if embeddings:")),
+        ("training.py", "math.ceil(config.warmup_ratio * steps)", "0"),
+        ("training.py", '"weight_decay": 0.0}', '"weight_decay": config.weight_decay}'),
+        ("training.py", "if embeddings or layers:", "if embeddings:")),
     *_faults(
         "checkpoints", "tests/test_checkpoint.py",
-        ("checkpoint.py", "if sha256_of(path)[:16] != _NAME.fullmatch(path.name)[2]:",
+        ("long_runs/checkpoint.py", "if sha256_of(path)[:16] != _NAME.fullmatch(path.name)[2]:",
          "if False:"),
-        ("checkpoint.py", "torch.set_rng_state(on_cpu)", "pass"),
-        ("checkpoint.py", "weights_only=True", "weights_only=False"),
-        ("checkpoint.py", "_paths(self.folder)[:-KEPT]:", "_paths(self.folder)[:-1]:")),
+        ("long_runs/checkpoint.py", "torch.set_rng_state(on_cpu)", "pass"),
+        ("long_runs/checkpoint.py", "weights_only=True", "weights_only=False"),
+        ("long_runs/checkpoint.py", "_paths(self.folder)[:-KEPT]:",
+         "_paths(self.folder)[:-1]:")),
     *_faults(
         "reading", "tests/test_reading.py tests/test_formats.py",
-        ("columns.py", "(numbers - lows) / (highs - lows)", "numbers / highs"),
-        ("columns.py", "(numbers >= lows)", "(numbers > lows)"),
-        ("columns.py", "    if _BLANK.fullmatch(cell):\n", "    if False:\n"),
-        ("reading.py", "sorted(faults, key=lambda fault: fault[0])", "faults")),
+        ("pair_files/columns.py", "(numbers - lows) / (highs - lows)", "numbers / highs"),
+        ("pair_files/columns.py", "(numbers >= lows)", "(numbers > lows)"),
+        ("pair_files/columns.py", "    if _BLANK.fullmatch(cell):\n", "    if False:\n"),
+        ("pair_files/reading.py", "sorted(faults, key=lambda fault: fault[0])", "faults")),
     *_faults(
         "splits", "tests/test_splitting.py",
-        ("splitting.py", ".str.strip().str.lower().str.replace(", ".str.strip().str.replace("),
-        ("splitting.py", "names[position + 1:]]", "names[:position]]"),
-        ("splitting.py", "groups=groups)]", "groups=np.arange(len(pairs)))]")),
+        ("pair_files/splitting.py", ".str.strip().str.lower().str.replace(",
+         ".str.strip().str.replace("),
+        ("pair_files/splitting.py", "names[position + 1:]]", "names[:position]]"),
+        ("pair_files/splitting.py", "groups=groups)]", "groups=np.arange(len(pairs)))]")),
     *_faults(
         "scoring", "tests/test_score.py",
-        ("score.py", "if not paths[-1].exists():", "if True:"),
-        ("score.py", ".reindex(part.lines)", ".reindex(part.lines[::-1])"),
-        ("score.py", "scorer.identity()])", "0])")),
+        ("use/scoring.py", "if not paths[-1].exists():", "if True:"),
+        ("use/scoring.py", ".reindex(part.lines)", ".reindex(part.lines[::-1])"),
+        ("use/scoring.py", "scorer.identity()])", "0])")),
     *_faults(
         "evaluation", "tests/test_evaluation.py",
         ("evaluation.py", "stats.spearmanr(", "stats.pearsonr("),
@@ -119,30 +122,30 @@ FAULTS = [
         ("evaluation.py", "COLLAPSE_MEAN = 0.8", "COLLAPSE_MEAN = 1.0")),
     *_faults(
         "panels", "tests/test_panels.py",
-        ("threshold_panel.py", "if self._cosine >= self.threshold.value",
+        ("panels/threshold_panel.py", "if self._cosine >= self.threshold.value",
          "if self._cosine < self.threshold.value"),
-        ("training_panel.py", "            TrainingPanel._stopping.set()\n", ""),
-        ("knobs.py", "if value != default[name])", "if value == default[name])")),
+        ("panels/training_panel.py", "            TrainingPanel._stopping.set()\n", ""),
+        ("panels/knobs.py", "if value != default[name])", "if value == default[name])")),
     *_faults(
         "model card", "tests/test_model_card.py",
-        ("model_card.py", 'metric_value=record["test_spearman_after"]',
+        ("use/model_card.py", 'metric_value=record["test_spearman_after"]',
          'metric_value=record["test_spearman_before"]'),
-        ("model_card.py", 'max_length=record["max_length"]', "max_length=128"),
-        ("runs.py", "if card.exists() and not is_sealed(card):", "if False:")),
+        ("use/model_card.py", 'max_length=record["max_length"]', "max_length=128"),
+        ("use/runs.py", "if card.exists() and not is_sealed(card):", "if False:")),
     *_faults(
         "series and Makefile", "tests/test_setup.py tests/test_assets.py",
         ("Makefile", " $(if $(EPOCHS),--epochs $(EPOCHS))", ""),
         ("requirements.lock", "torch==2.13.0", "torch>=2.13.0"),
-        ("assets.py", "if found != wheel.sha256:", "if False:")),
+        ("workshop/assets.py", "if found != wheel.sha256:", "if False:")),
     *_faults(
         "series and Makefile", "tests/test_series.py -k 'stale or failing_cell'",
-        ("series.py", "todo = [name for name in CORE if name in {*todo, *CORE[2:]}]",
+        ("commands/series.py", "todo = [name for name in CORE if name in {*todo, *CORE[2:]}]",
          "todo = list(todo)"),
-        ("notebooks.py", "        _write(notebook, failed)\n", "")),
+        ("workshop/notebooks.py", "        _write(notebook, failed)\n", "")),
     *_faults(
         "notebooks' outputs", "--nbval notebooks/02_build_connection_dataset.ipynb",
         ("notebooks/02_build_connection_dataset.ipynb", "loses 38", "loses 37"),
-        ("splitting.py", ".sum(axis=1) > 1]", ".sum(axis=1) > 2]")),
+        ("pair_files/splitting.py", ".sum(axis=1) > 1]", ".sum(axis=1) > 2]")),
     *_faults(
         "notebooks' outputs", "tests/test_notebooks.py",
         ("notebooks/01_load_local_bert.ipynb", '"name": "stdout"', '"name": "stderr"')),

@@ -25,12 +25,12 @@ from connection_utils import (
     ConnectionBert,
     ConnectionDataset,
     TrainingConfig,
-    processes,
     read_splits,
     train,
 )
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.long_runs import processes
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 BATCH_SIZE = 16
 WARM = 10                    # steps that are not counted

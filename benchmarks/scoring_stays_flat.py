@@ -22,8 +22,8 @@ from measuring import RESULTS, in_a_process, keep, parser
 from memory_stays_flat import WORDS, Peak, anonymous_mib
 
 from connection_utils import ConnectionScorer, score_file
-from connection_utils.assets import DEFAULT_MODEL
-from connection_utils.workspace import ROOT, runs_folder
+from connection_utils.ground.paths import ROOT, runs_folder
+from connection_utils.workshop.assets import DEFAULT_MODEL
 
 MEET = 1000                  # texts that each of the others meets
 DISTINCT = 10_000            # pairs that share no text

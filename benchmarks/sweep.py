@@ -49,9 +49,9 @@ from connection_utils import (
     split_connections,
     train,
 )
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.files import write_whole
-from connection_utils.workspace import ROOT, shown
+from connection_utils.ground.paths import ROOT, shown
+from connection_utils.ground.whole_files import write_whole
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 HELPDESK = {"sentence1": "question", "sentence2": "known_issue", "score": "connection"}
 SEEDS = (1, 2, 3)

@@ -24,9 +24,9 @@ from connection_utils import (
     spearman,
     train,
 )
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.averaging import AveragedWeights
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.long_runs.averaging import AveragedWeights
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 GENRES = ("captions", "news", "forum")      # main-forum in train is main-forums elsewhere
 START_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)

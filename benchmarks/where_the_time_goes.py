@@ -30,11 +30,10 @@ from connection_utils import (
     load_tokenizer,
     read_splits,
 )
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.gradient_table import one_gradient_table
-from connection_utils.training import build_optimizer, build_schedule, freeze
-from connection_utils.training import training_step
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.speed.gradient_table import one_gradient_table
+from connection_utils.training import build_optimizer, build_schedule, freeze, training_step
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 BUCKET = 50          # batches' worth of pairs that are sorted by length, to compare with
 PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default,

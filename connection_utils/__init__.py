@@ -1,7 +1,7 @@
-"""Helpers of the tutorial series: each file is one subject, and imports run one way.
+"""Helpers of the tutorial series. Files beside this one are the lesson; README.md has a map.
 
-What users need can be imported from here. The files behind the names are imported when
-a name is first used, so that ``import connection_utils`` itself costs nothing.
+Every public name is imported from here. The file behind a name is imported when the name
+is first used, so that ``import connection_utils`` itself costs nothing.
 """
 
 import os
@@ -12,59 +12,69 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")   # or forks of it warn
 
 _HOME = {
-    "prepare_notebook": "workspace",
-    "progress": "workspace",
-    "quick_check": "workspace",
-    "check_model_dir": "doctor",
-    "ModelFolderError": "model_files",
-    "load_tokenizer": "model_files",
+    # the lesson, in the order of notebooks 01 to 04
+    "prepare_notebook": "plots",
     "ConnectionBert": "bert",
-    "OnnxBert": "onnx_bert",
-    "find_leaks": "splitting",
-    "drop_leaks": "splitting",
-    "split_connections": "splitting",
-    "read_connections": "reading",
-    "read_splits": "reading",
-    "ConnectionDataError": "faults",
-    "documentation_pairs": "documentation",
-    "open_connections": "arrow",
+    "pad_batch": "encoding",
     "ConnectionDataset": "dataset",
     "LengthBucketedBatches": "dataset",
     "collate_connections": "dataset",
     "connection_loader": "dataset",
-    "spearman": "evaluation",
-    "pearson": "evaluation",
-    "bootstrap_interval": "evaluation",
-    "gain_interval": "evaluation",
-    "choose_threshold": "evaluation",
-    "judge_threshold": "evaluation",
-    "check_collapse": "evaluation",
-    "mean_reciprocal_rank": "evaluation",
     "cosine_mse": "losses",
     "cosent": "losses",
     "multiple_negatives_ranking": "losses",
     "LOSSES": "losses",
     "TrainingConfig": "config",
     "RECIPES": "config",
-    "History": "history",
-    "remove_checkpoints": "checkpoint",
     "train": "training",
-    "save_run": "runs",
-    "read_run": "runs",
-    "run_folder": "runs",
-    "run_settings": "runs",
-    "write_model_card": "runs",
-    "gpu_numbers": "gpu",
-    "gpu_sentence": "gpu",
-    "ConnectionScorer": "scorer",
-    "score_file": "score",
-    "TrainingPanel": "training_panel",
-    "ThresholdPanel": "threshold_panel",
+    "build_optimizer": "training",
+    "build_schedule": "training",
+    "History": "training",
+    "spearman": "evaluation",
+    "pearson": "evaluation",
+    "ConstantPredictionError": "evaluation",
+    "bootstrap_interval": "evaluation",
+    "gain_interval": "evaluation",
+    "choose_threshold": "evaluation",
+    "judge_threshold": "evaluation",
+    "check_collapse": "evaluation",
+    "mean_reciprocal_rank": "evaluation",
+    # folders
+    "progress": "ground.progress",
+    "quick_check": "ground.paths",
+    "runs_folder": "ground.paths",
+    "check_model_dir": "model_folder.check",
+    "ModelFolderError": "model_folder.files",
+    "load_tokenizer": "model_folder.files",
+    "read_connections": "pair_files.reading",
+    "read_splits": "pair_files.reading",
+    "ConnectionDataError": "pair_files.faults",
+    "find_leaks": "pair_files.splitting",
+    "drop_leaks": "pair_files.splitting",
+    "split_connections": "pair_files.splitting",
+    "remove_checkpoints": "long_runs.checkpoint",
+    "documentation_pairs": "workshop.documentation",
+    "gpu_numbers": "workshop.gpu_results",
+    "gpu_sentence": "workshop.gpu_results",
+    "save_run": "use.runs",
+    "read_run": "use.runs",
+    "run_folder": "use.runs",
+    "run_settings": "use.runs",
+    "write_model_card": "use.runs",
+    "open_connections": "use.arrow",
+    "ConnectionScorer": "use.scorer",
+    "score_file": "use.scoring",
+    "OnnxBert": "use.onnx_bert",
+    "TrainingPanel": "panels.training_panel",
+    "ThresholdPanel": "panels.threshold_panel",
 }
-__all__ = sorted(_HOME)
+_MODULES = {"plots": "plots", "processes": "long_runs.processes"}      # public as a whole
+__all__ = sorted({*_HOME, *_MODULES})
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

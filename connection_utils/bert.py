@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BertModel, BertTokenizer
 
-from connection_utils.doctor import check_model_dir, load_weights
-from connection_utils.dropout import use_dropout
 from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
-from connection_utils.files import check_replaceable, is_sealed, put_back, write_folder_whole
-from connection_utils.model_files import (
-    SAVED_FILES,
+from connection_utils.ground.whole_files import check_replaceable, write_folder_whole
+from connection_utils.model_folder.check import check_model_dir, load_weights
+from connection_utils.model_folder.files import (
     load_tokenizer,
     read_siamese_settings,
+    replaceable_names,
     write_siamese_settings,
     write_vocab_txt,
 )
-from connection_utils.packing import PACKED, last_hidden_state
+from connection_utils.speed.dropout import use_dropout
+from connection_utils.speed.packing import PACKED, last_hidden_state
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -169,7 +169,7 @@ class ConnectionBert(nn.Module):
     @staticmethod
     def check_output(folder: str | Path) -> None:
         """FileExistsError, before hours of training, if `save` would refuse `folder`."""
-        check_replaceable(folder, _replaceable(folder))
+        check_replaceable(folder, replaceable_names(folder))
 
     def save(self, folder: str | Path, beside: Mapping[str, str] = {}) -> None:
         """Write a model folder, whole or not at all, that three libraries load.
@@ -179,7 +179,7 @@ class ConnectionBert(nn.Module):
         by file name. A model that lay there is replaced; FileExistsError if other files
         would be lost.
         """
-        with write_folder_whole(folder, _replaceable(folder)) as scratch:
+        with write_folder_whole(folder, replaceable_names(folder)) as scratch:
             self.bert.save_pretrained(scratch)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(scratch)
@@ -188,12 +188,3 @@ class ConnectionBert(nn.Module):
                                    self.bert.config.hidden_size)
             for name, text in beside.items():
                 (scratch / name).write_text(text, encoding="utf-8")
-
-
-def _replaceable(folder: str | Path) -> frozenset[str]:
-    """The names that may be replaced in `folder`: ours, if it is a model that we saved."""
-    put_back(folder)
-    if not (Path(folder) / "modules.json").exists():
-        return frozenset()
-    card = Path(folder) / "README.md"        # a person's, or changed by one: theirs
-    return SAVED_FILES | {card.name} if is_sealed(card) else SAVED_FILES

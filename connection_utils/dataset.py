@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import BertTokenizer
 
-from connection_utils import processes
 from connection_utils.encoding import pad_batch, tokenize
-from connection_utils.shared_batches import ShareOfBatches
+from connection_utils.long_runs import processes
+from connection_utils.long_runs.shared_batches import ShareOfBatches
 
 Item = dict[str, list[int] | float]
 

@@ -78,7 +78,7 @@ def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
     if connected.all() or not connected.any():
         raise ValueError(f"{connected.sum()} of {len(connected)} pairs are connected; "
                          "expected some of both kinds")
-    from sklearn.metrics import precision_recall_curve    # here: no training wants scikit-learn
+    from sklearn.metrics import precision_recall_curve  # here: no training wants scikit-learn
 
     precision, recall, thresholds = precision_recall_curve(connected, cosines)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)

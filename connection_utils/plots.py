@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
+from connection_utils.ground.paths import ROOT, being_checked
 from connection_utils.training import History
 
 # Okabe and Ito's colours, told apart with any kind of colour vision
@@ -20,6 +22,23 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 WIDTH, HEIGHT = 5.0, 3.0           # inches
 DPI = 200                          # of what stays; a live panel draws with half
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)      # of the human score; STS: 0-1, 1-2, …, 4-5
+
+
+def prepare_notebook() -> None:
+    """The first call of every notebook: same folder, same style, same quiet everywhere.
+
+    The working directory becomes the repository's root, so that ``data/stsb`` means the
+    same in JupyterLab, VS Code, papermill and nbval. While the run is being checked,
+    tracebacks are cut to their last line, as the lines above it hold local paths.
+    """
+    from IPython import get_ipython
+
+    os.chdir(ROOT)
+    use_style()
+    pd.set_option("display.precision", 2)
+    shell = get_ipython()
+    if shell is not None and being_checked():
+        shell.InteractiveTB.set_mode(mode="Minimal")
 
 
 def use_style() -> None:

@@ -15,10 +15,7 @@ import torch
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from connection_utils import processes
-from connection_utils.averaging import AveragedWeights
 from connection_utils.bert import ConnectionBert
-from connection_utils.checkpoint import Checkpoints, TrainingState
 from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset, connection_loader, split_batch
 from connection_utils.evaluation import (
@@ -28,16 +25,19 @@ from connection_utils.evaluation import (
     spearman,
     unpaired_texts,
 )
-from connection_utils.gradient_table import one_gradient_table
-from connection_utils.losses import LOSSES
-from connection_utils.trouble import (
+from connection_utils.ground.progress import progress
+from connection_utils.long_runs import processes
+from connection_utils.long_runs.advice import (
     Watch,
     how_to_go_on,
     interrupt_sets,
     memory_told,
     start_kept,
 )
-from connection_utils.workspace import progress
+from connection_utils.long_runs.averaging import AveragedWeights
+from connection_utils.long_runs.checkpoint import Checkpoints, TrainingState
+from connection_utils.losses import LOSSES
+from connection_utils.speed.gradient_table import one_gradient_table
 
 _TRAINING = threading.Lock()       # dropout draws from the process's one random state
 # what a process sends through the model when a batch has no pair left for it: an empty text

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sphinx.cmd.build import build_main
 
-from connection_utils.files import clear_leftovers, put_back, write_folder_whole
-from connection_utils.workspace import ROOT, shown
+from connection_utils.ground.paths import ROOT, shown
+from connection_utils.ground.whole_files import clear_leftovers, put_back, write_folder_whole
 
 HERE = Path(__file__).resolve().parent
 SHOWN = ("README*.md", "transformers/README.md", "data/README.md", "data/samples/*",

@@ -113,5 +113,5 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One folder for all cases that Hypothesis draws; what is set aside lands below it."""
     folder = tmp_path_factory.mktemp("drawn")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("connection_utils.faults.runs_folder", lambda: folder / "runs")
+        patch.setattr("connection_utils.pair_files.faults.runs_folder", lambda: folder / "runs")
         yield folder

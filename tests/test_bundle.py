@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from connection_utils import assets, bundle
-from connection_utils.bundle import SUMS, check, pack
-from connection_utils.workspace import ROOT
+from connection_utils.commands import bundle
+from connection_utils.commands.bundle import SUMS, check, pack
+from connection_utils.ground.paths import ROOT
+from connection_utils.workshop import assets
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git lists what is packed")
 COPIED = {"Makefile", "pyproject.toml", "README.md", "LICENSE", ".gitignore"}
@@ -116,7 +117,8 @@ def make(*arguments, cwd, before=()):
 def test_it_holds_the_repository_its_wheels_and_what_is_added(packed):
     root, folder = packed
     files = content(folder)
-    assert COPIED | {"connection_utils/bundle.py", "requirements.lock", WEIGHTS} <= set(files)
+    assert COPIED | {"connection_utils/commands/bundle.py", "requirements.lock",
+                     WEIGHTS} <= set(files)
     assert all(files[name] == (root / name).read_bytes() for name in files
                if not name.startswith(("wheels/", "BUNDLE", SUMS)))
     assert {name for name in files if name.startswith("wheels/")} == {
@@ -285,12 +287,12 @@ def test_an_index_of_the_readers_own_is_asked_for_the_build_of_torch(
 
 def test_the_model_and_the_data_are_put_in_place_first_or_told(tmp_path, monkeypatch):
     root = make_repository(tmp_path / "repository")
-    done = subprocess.run([sys.executable, "-m", "connection_utils.bundle"], cwd=root,
+    done = subprocess.run([sys.executable, "-m", "connection_utils", "bundle"], cwd=root,
                           capture_output=True, text=True)
     assert done.returncode == 1 and not (root / "runs/bundle").exists()
     assert done.stderr.startswith("The default model all-MiniLM-L6-v2 is not in place.")
     calls = []
-    monkeypatch.setattr(assets, "fetch_assets", lambda *wanted: calls.append(wanted))
+    monkeypatch.setattr(bundle, "fetch_assets", lambda *wanted: calls.append(wanted))
     monkeypatch.setattr(bundle, "pack", lambda *wanted: calls.append(wanted) or "here")
     bundle.main([str(tmp_path / "to"), "--extra-index-url", "file:///index"])
     assert calls[0] == (assets.MODEL, assets.DATA)
@@ -302,5 +304,5 @@ def test_the_model_and_the_data_are_put_in_place_first_or_told(tmp_path, monkeyp
 def test_make_checks_a_bundle_and_nothing_else(packed):
     said = [make("-n", "-W", "requirements.lock", "bundle", "TO=a stick", "EXTRA_INDEX=x",
                  cwd=folder).stdout for folder in packed]
-    assert 'connection_utils.bundle "a stick" --extra-index-url "x"' in said[0]
+    assert 'connection_utils bundle "a stick" --extra-index-url "x"' in said[0]
     assert ["bundle --check" in each for each in said] == [False, True]

@@ -18,10 +18,11 @@ import pytest
 import torch
 from cases import chosen, contradicting, slow
 
-from connection_utils import checkpoint, remove_checkpoints
+from connection_utils import remove_checkpoints
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
+from connection_utils.long_runs import checkpoint
 from connection_utils.training import train
 
 CONFIG = TrainingConfig(epochs=2, batch_size=4, evaluations_per_epoch=2, checkpoint_every=3)
@@ -319,7 +320,10 @@ TRAIN_AND_DIE = """
 import json, os, signal, sys, time
 from pathlib import Path
 import torch
-from connection_utils import bert, checkpoint, finetune, runs, training  # once, for all forks
+from connection_utils import bert, training
+from connection_utils.commands import finetune
+from connection_utils.long_runs import checkpoint
+from connection_utils.use import runs  # once, for all forks
 
 torch.set_num_threads(1)
 model, data = sys.argv[1:3]

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset, connection_loader
-from connection_utils.training import History
-from connection_utils.reading import read_splits
-from connection_utils.training import train
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.pair_files.reading import read_splits
+from connection_utils.training import History, train
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 DEVICE = "cuda"          # benchmarks/on_a_gpu.py sets these three to what it was given
 MODEL = ROOT / DEFAULT_MODEL

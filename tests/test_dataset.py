@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from connection_utils import ConnectionDataset, LengthBucketedBatches, collate_connections
 from connection_utils.dataset import connection_loader
-from connection_utils.model_files import load_tokenizer
+from connection_utils.model_folder.files import load_tokenizer
 
 PAIRS = pd.DataFrame({
     "sentence1": ["the cat", "a man plays guitar in the park", "dog"],

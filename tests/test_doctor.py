@@ -22,9 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from connection_utils import ConnectionBert, ModelFolderError, check_model_dir, doctor
-from connection_utils.doctor import convert_to_safetensors
-from connection_utils.workspace import ROOT
+from connection_utils import ConnectionBert, ModelFolderError, check_model_dir
+from connection_utils.commands import doctor
+from connection_utils.ground.paths import ROOT
+from connection_utils.model_folder import convert
+from connection_utils.model_folder.convert import convert_to_safetensors
 
 LONG_TEXT = "the dog ran in the park " * 800
 
@@ -417,7 +419,7 @@ def test_the_command_line_converts_and_says_what_it_proved(tiny_folder, alter):
     alter.to_bin(tiny_folder)
     before = embeddings(tiny_folder)
     done = subprocess.run(
-        [sys.executable, "-m", "connection_utils.doctor", str(tiny_folder),
+        [sys.executable, "-m", "connection_utils", "doctor", str(tiny_folder),
          "--to-safetensors"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     *report, proof, advice = done.stdout.splitlines()
@@ -510,7 +512,7 @@ def test_a_file_that_reads_back_otherwise_never_takes_the_name(tiny_folder, alte
                                                                harm):
     alter.to_bin(tiny_folder)
     before = shapes_of(tiny_folder)
-    monkeypatch.setattr(doctor, "save_file", lambda tensors, path, metadata: save_file(
+    monkeypatch.setattr(convert, "save_file", lambda tensors, path, metadata: save_file(
         harm(tensors), path, metadata))
     with pytest.raises(ModelFolderError, match="what was read back is not what was written"):
         convert_to_safetensors(tiny_folder)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from connection_utils.dropout import Dropout, dropout, use_dropout
-from connection_utils.packing import _attended
+from connection_utils.speed.dropout import Dropout, dropout, use_dropout
+from connection_utils.speed.packing import _attended
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

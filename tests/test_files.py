@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from connection_utils.files import (
+from connection_utils.ground.whole_files import (
     clear_leftovers,
     put_back,
     sha256_of,
@@ -19,7 +19,7 @@ from connection_utils.files import (
 
 KILLED_IN_THE_BLOCK = """
 import os, signal, sys
-from connection_utils.files import write_folder_whole, write_whole
+from connection_utils.ground.whole_files import write_folder_whole, write_whole
 target, kind = sys.argv[1:]
 block = write_whole(target) if kind == "file" else write_folder_whole(target, {"a.txt"})
 with block as scratch:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from connection_utils import ConnectionDataError, read_connections, read_splits
-from connection_utils.columns import check_cells
+from connection_utils.pair_files.columns import check_cells
 
 HEADER = ["sentence1", "sentence2", "score"]
 ROWS = [["가나 다라, 마", 'say "no"; now', 0.5], ["up\ndown", "\ttab", 1.0],
@@ -28,7 +28,8 @@ GUESS_1_AND_2 = "sentence1 is {!r}, sentence2 is {!r}, score is {!r}" + IF_ANOTH
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch) -> Path:
     """The folder that stands for ``runs/``."""
-    monkeypatch.setattr("connection_utils.faults.runs_folder", lambda: tmp_path / "runs")
+    monkeypatch.setattr("connection_utils.pair_files.faults.runs_folder",
+                        lambda: tmp_path / "runs")
     return tmp_path / "runs"
 
 
@@ -521,7 +522,7 @@ def test_what_is_no_spreadsheet_is_told_with_what_to_save(refused, content, name
 
 
 def test_a_sheet_that_unpacks_to_gigabytes_is_refused(refused, monkeypatch):
-    monkeypatch.setattr("connection_utils.tables.MAX_UNPACKED", 1 << 20)
+    monkeypatch.setattr("connection_utils.pair_files.tables.MAX_UNPACKED", 1 << 20)
     assert "unpacks to more than" in refused(zipped(bomb=bytes(2 << 20)), "a.xlsx")
 
 

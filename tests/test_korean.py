@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
 
 ENGLISH, KOREAN = ((ROOT / name).read_text(encoding="utf-8")
                    for name in ("README.md", "README.ko.md"))

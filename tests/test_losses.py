@@ -5,14 +5,9 @@ import math
 import pytest
 import torch
 
-from connection_utils.assets import DEFAULT_MODEL
-from connection_utils.losses import (
-    LOSSES,
-    cosent,
-    cosine_mse,
-    multiple_negatives_ranking,
-)
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.losses import LOSSES, cosent, cosine_mse, multiple_negatives_ranking
+from connection_utils.workshop.assets import DEFAULT_MODEL
 
 
 @pytest.fixture(scope="module")

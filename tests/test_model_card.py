@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from connection_utils import write_model_card
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
@@ -22,11 +21,11 @@ from connection_utils.evaluation import (
     judge_threshold,
     spearman,
 )
-from connection_utils.files import is_sealed
-from connection_utils.training import History
-from connection_utils.model_card import model_card
-from connection_utils.runs import read_run, run_settings, save_run
-from connection_utils.training import train
+from connection_utils.ground.whole_files import is_sealed
+from connection_utils.training import History, train
+from connection_utils.use.model_card import model_card
+from connection_utils.use.runs import read_run, run_settings, save_run
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2, frozen_layers=1,
                         learning_rate=1e-2, weight_decay=5e-5)    # before and after differ
@@ -230,7 +229,7 @@ def test_a_persons_card_is_never_lost(save, change):
 def test_a_card_that_cannot_be_written_leaves_the_saved_model_whole(save, monkeypatch):
     folder = save()
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
-    monkeypatch.setattr("connection_utils.runs.model_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("connection_utils.use.runs.model_card", lambda *_: 1 / 0)
     for write in (save, lambda: write_model_card(folder)):
         with pytest.raises(ZeroDivisionError):
             write()

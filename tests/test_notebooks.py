@@ -18,8 +18,8 @@ from nbclient.exceptions import CellExecutionError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from connection_utils.notebooks import parameters_of
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.workshop.notebooks import parameters_of
 
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("**/*.ipynb"))
              if ".ipynb_checkpoints" not in path.parts]

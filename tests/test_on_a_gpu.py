@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from connection_utils import RECIPES, gpu_numbers, gpu_sentence
-from connection_utils.assets import DEFAULT_DATA
+from connection_utils.ground.paths import ROOT
 from connection_utils.training import _has_bf16
-from connection_utils.workspace import ROOT
+from connection_utils.workshop.assets import DEFAULT_DATA
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import float16_folder

@@ -7,12 +7,12 @@ import onnxruntime
 import pytest
 from cases import FULL, slow
 
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.evaluation import spearman
-from connection_utils.onnx_bert import OnnxBert
-from connection_utils.reading import read_splits
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.pair_files.reading import read_splits
+from connection_utils.use.onnx_bert import OnnxBert
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 TEXTS = ["A man is playing a flute.", "Someone plays an instrument.", "Hi", "",
          "The stock market fell today, and nobody who was asked could quite say why.",

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from connection_utils import packing
-from connection_utils.packing import PACKED, TOGETHER, last_hidden_state
+from connection_utils.speed import packing
+from connection_utils.speed.packing import PACKED, TOGETHER, last_hidden_state
 
 MANY = [5, 20, 3, 11, 2, 2, 19, 7, 4, 9, 13, 3, 6, 3, 8, 17, 2, 12, 5]      # three rectangles
 

@@ -15,17 +15,18 @@ import pandas as pd
 import pytest
 import torch
 
-from connection_utils import bert, plots, runs, training_panel
+from connection_utils import bert, plots
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import judge_threshold, spearman
-from connection_utils.training import History
-from connection_utils.knobs import Knobs
-from connection_utils.runs import read_run, run_settings
-from connection_utils.threshold_panel import ThresholdPanel
-from connection_utils.training import train
-from connection_utils.training_panel import TrainingPanel
+from connection_utils.panels import training_panel
+from connection_utils.panels.knobs import Knobs
+from connection_utils.panels.threshold_panel import ThresholdPanel
+from connection_utils.panels.training_panel import TrainingPanel
+from connection_utils.training import History, train
+from connection_utils.use import runs
+from connection_utils.use.runs import read_run, run_settings
 
 WORDS = "the cat dog sat ran on a mat man woman plays guitar music two in park".split()
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, evaluations_per_epoch=1)
@@ -111,8 +112,8 @@ def displayed(monkeypatch):
     def keep(*data, **_):
         seen.extend(data)
 
-    for place in ("IPython.display", "connection_utils.training_panel",
-                  "connection_utils.threshold_panel"):
+    for place in ("IPython.display", "connection_utils.panels.training_panel",
+                  "connection_utils.panels.threshold_panel"):
         monkeypatch.setattr(f"{place}.display", keep)
     return seen
 

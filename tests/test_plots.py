@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from connection_utils import plots
 from connection_utils.config import TrainingConfig
+from connection_utils.ground.paths import ROOT
 from connection_utils.training import History
-from connection_utils.workspace import ROOT
 
 
 @pytest.fixture(autouse=True)

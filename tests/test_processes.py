@@ -15,8 +15,9 @@ import pytest
 from cases import slow
 
 from connection_utils import ConnectionBert, ConnectionDataset, TrainingConfig, train
-from connection_utils.dataset import LengthBucketedBatches, ShareOfBatches
-from connection_utils.workspace import ROOT
+from connection_utils.dataset import LengthBucketedBatches
+from connection_utils.ground.paths import ROOT
+from connection_utils.long_runs.shared_batches import ShareOfBatches
 
 TOGETHER = Path(__file__).with_name("together.py")
 PAIRS = 46
@@ -217,7 +218,7 @@ def test_a_process_that_dies_ends_the_others_and_the_training_goes_on(
 # The command line
 
 def finetune(*options: object, count: int = 2) -> subprocess.CompletedProcess:
-    return torchrun("-m", "connection_utils.finetune", *options, count=count)
+    return torchrun("-m", "connection_utils", "finetune", *options, count=count)
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def job(tmp_path: Path, still_folder: Path) -> list[object]:
 
 
 def test_finetune_is_the_same_command(job, tmp_path):
-    one = subprocess.run([sys.executable, "-m", "connection_utils.finetune", *map(str, job)],
+    one = subprocess.run([sys.executable, "-m", "connection_utils", "finetune", *map(str, job)],
                          capture_output=True, text=True, cwd=ROOT)
     assert one.returncode == 0, one.stderr
     alone = ConnectionBert.from_local(tmp_path / "model")

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from connection_utils import ConnectionDataError, find_leaks, read_connections, read_splits
-from connection_utils.assets import DEFAULT_DATA
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.workshop.assets import DEFAULT_DATA
 
 STSB = ROOT / DEFAULT_DATA
 HEADER = "sentence1,sentence2,score\n"
@@ -25,7 +25,8 @@ def silent(line: str) -> None:
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch) -> Path:
     """The folder that stands for ``runs/``."""
-    monkeypatch.setattr("connection_utils.faults.runs_folder", lambda: tmp_path / "runs")
+    monkeypatch.setattr("connection_utils.pair_files.faults.runs_folder",
+                        lambda: tmp_path / "runs")
     return tmp_path / "runs"
 
 

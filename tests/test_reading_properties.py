@@ -13,13 +13,12 @@ import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from cases import FULL
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from connection_utils import ConnectionDataError, read_connections
-from connection_utils.splitting import pair_keys
+from connection_utils.pair_files.splitting import pair_keys
 
 HEADER = ["sentence1", "sentence2", "score"]
 SUFFIXES = [".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ""]

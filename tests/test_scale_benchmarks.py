@@ -7,7 +7,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from processes_share_the_work import WAYS

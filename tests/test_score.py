@@ -20,8 +20,8 @@ import pytest
 from cases import slow
 
 from connection_utils import ConnectionBert, ConnectionDataError, ConnectionScorer, score_file
-from connection_utils.score import main
-from connection_utils.workspace import ROOT
+from connection_utils.commands.score import main
+from connection_utils.ground.paths import ROOT
 
 ROWS = 5
 
@@ -29,7 +29,7 @@ ROWS = 5
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five rows at a time, so that a small file has several parts."""
-    for module in ("chunks", "row_source", "score"):
+    for module in ("pair_files.chunks", "pair_files.row_source", "use.scoring"):
         monkeypatch.setattr(f"connection_utils.{module}.CHUNK", ROWS)
 
 
@@ -197,9 +197,11 @@ def test_nothing_is_overwritten(tmp_path, scorer, pairs):
 
 SCORE_AND_DIE = """
 import json, os, signal, sys, time, traceback
-from connection_utils import ConnectionScorer, chunks, row_source, score   # once, for all
+from connection_utils import ConnectionScorer
+from connection_utils.pair_files import chunks, row_source
+from connection_utils.use import scoring   # once, for all
 
-for module in (chunks, row_source, score):
+for module in (chunks, row_source, scoring):
     module.CHUNK = 5
 
 class Slow(ConnectionScorer):
@@ -219,7 +221,7 @@ for line in sys.stdin:                                # a process a line
         signal.alarm(120)
         os.dup2(tell, 1)
         try:
-            score.score_file(pairs, out, Slow(folder, device="cpu"))
+            scoring.score_file(pairs, out, Slow(folder, device="cpu"))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -352,7 +354,7 @@ def test_the_command_line_names_its_own_options(tmp_path, tiny_folder, capsys):
 def test_it_runs_as_a_program(tmp_path, tiny_folder, pairs):
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
     done = subprocess.run(
-        [sys.executable, "-m", "connection_utils.score", tmp_path / "pairs.csv",
+        [sys.executable, "-m", "connection_utils", "score", tmp_path / "pairs.csv",
          tmp_path / "scored.parquet", "--model", tiny_folder], capture_output=True, text=True,
         cwd=ROOT, env=os.environ | {"CONNECTION_CHECK": "quick"})
     assert done.returncode == 0 and done.stderr == "", done.stderr

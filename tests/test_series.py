@@ -11,9 +11,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from connection_utils import finetune, series
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import POOLINGS, ConnectionBert
+from connection_utils.commands import finetune, series
 from connection_utils.config import (
     HOLDS_FROM,
     LOSS_NAMES,
@@ -23,9 +22,11 @@ from connection_utils.config import (
     deciding,
     recipe_doubt,
 )
+from connection_utils.ground.paths import ROOT
 from connection_utils.losses import LOSSES
-from connection_utils.reading import read_connections
-from connection_utils.workspace import ROOT
+from connection_utils.pair_files.reading import read_connections
+from connection_utils.workshop import notebooks
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 # Python runs this at the start of every process that has the folder on its path, kernels
 # included. Loopback stays open: kernels talk over it.
@@ -83,24 +84,24 @@ def few_labels(tmp_path_factory):
 
 
 def start(arguments, environment):
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment,
+    return subprocess.run([sys.executable, "-m", "connection_utils", *arguments], cwd=ROOT, env=environment,
                           capture_output=True, text=True)
 
 
-SWEEP = ["connection_utils.series", "sweep", "batch_size", "8", "16", "--data"]
+SWEEP = ["series", "sweep", "batch_size", "8", "16", "--data"]
 
 
 @pytest.fixture(scope="module")
 def runs(watched, my_pairs, few_labels, tmp_path_factory):
     """How a long run ended, by its name, and the folder for models; each is run once."""
-    run, out = ["connection_utils.series", "run", "--epochs", "1", "--data"], "--output"
+    run, out = ["series", "run", "--epochs", "1", "--data"], "--output"
     folder = tmp_path_factory.mktemp("runs")
     commands = {
         "graded": [*run, my_pairs],
-        "finetune": ["connection_utils.finetune", "--model", DEFAULT_MODEL, "--data",
+        "finetune": ["finetune", "--model", DEFAULT_MODEL, "--data",
                      my_pairs, "--epochs", "1", "--learning-rate", "2e-5", "--batch-size",
                      "32", "--loss", "cosine_mse", "--seed", "5", out, folder / "finetune"],
-        "recipe": ["connection_utils.finetune", "--recipe", "fast", "--data", few_labels,
+        "recipe": ["finetune", "--recipe", "fast", "--data", few_labels,
                    "--seed", "5", out, folder / "recipe"],
         "sweep": [*SWEEP, few_labels],
         "few": [*run, few_labels]}
@@ -129,7 +130,7 @@ def test_the_watch_bites_inside_a_kernel_too(watched, tmp_path):
     notebook = tmp_path / "reaches_out.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
         "import urllib.request as u; u.urlopen('http://192.0.2.2/')")]), notebook)
-    code = ("import nbformat; from connection_utils.notebooks import execute; from pathlib "
+    code = ("import nbformat; from connection_utils.workshop.notebooks import execute; from pathlib "
             f"import Path; execute(nbformat.read({str(notebook)!r}, 4), 'reaches_out', "
             f"Path({str(tmp_path / 'copy.ipynb')!r}))")
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT,
@@ -175,14 +176,14 @@ def test_executed_copies_keep_their_widgets_and_committed_notebooks_do_not(tmp_p
     """Without its state a widget opens as an error message."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
         "import ipywidgets\nipywidgets.IntSlider(7)")])
-    series.execute(notebook, "slider", tmp_path / "copy.ipynb", checking=checking)
+    notebooks.execute(notebook, "slider", tmp_path / "copy.ipynb", checking=checking)
     kept = nbformat.read(tmp_path / "copy.ipynb", as_version=4).metadata.get("widgets", {})
     states = [model["state"] for each in kept.values() for model in each["state"].values()]
     assert any(state.get("value") == 7 for state in states) is not checking
 
 
 def test_a_second_run_redoes_nothing(first_run, watched, few_labels):
-    again = start(["connection_utils.series", "run", "--epochs", "1", "--data", str(few_labels)],
+    again = start(["series", "run", "--epochs", "1", "--data", str(few_labels)],
                   watched[0])
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": in place in runs/") == 4
@@ -196,9 +197,9 @@ def test_what_is_stale_is_run_again_and_04_whenever_03_is(monkeypatch, tmp_path,
                                                           expected):
     """04 judges the model that 03 leaves, so a new model needs a new judgement."""
     ran = []
-    monkeypatch.setattr(series, "in_place", lambda copy, name, given, fingerprint:
+    monkeypatch.setattr(notebooks, "in_place", lambda copy, name, given, fingerprint:
                         series.CORE.index(name) not in stale)
-    monkeypatch.setattr(series, "execute_copy", lambda name, *_: ran.append(name))
+    monkeypatch.setattr(notebooks, "execute_copy", lambda name, *_: ran.append(name))
     monkeypatch.setattr(series, "_tell_duration", lambda settings, config: None)
     monkeypatch.setattr(series, "_print_table", lambda output, copies: None)
     monkeypatch.setattr(series, "_trained", lambda parameters: (tmp_path, None))
@@ -213,7 +214,7 @@ def test_what_is_stale_is_run_again_and_04_whenever_03_is(monkeypatch, tmp_path,
     (["--epochs", "0"], "epochs is 0; expected 1 or more"),
 ])
 def test_a_wrong_argument_ends_in_one_sentence(watched, arguments, message):
-    for program in (["connection_utils.series", "run"], ["connection_utils.finetune"]):
+    for program in (["series", "run"], ["finetune"]):
         done = start([*program, *arguments], watched[0])
         assert done.returncode == 1
         assert message in done.stderr and "Traceback" not in done.stderr
@@ -222,7 +223,7 @@ def test_a_wrong_argument_ends_in_one_sentence(watched, arguments, message):
 # In one process: each command, and whether torch is there when it has ended.
 REFUSED = """
 import sys
-from connection_utils import finetune, score, series
+from connection_utils.commands import finetune, score, series
 for program, *arguments in (
         (finetune, "--help"), (finetune, "--recipe", "grandma"), (finetune, "--epochs", "0"),
         (finetune, "--model", "not-here"), (finetune, "--data", "not-here.csv"),
@@ -248,7 +249,7 @@ def test_what_is_wrong_is_told_before_torch_is_imported(watched):
 
 def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tmp_path):
     (tmp_path / "thesis.docx").touch()
-    done = start(["connection_utils.finetune", "--output", str(tmp_path)], watched[0])
+    done = start(["finetune", "--output", str(tmp_path)], watched[0])
     assert done.returncode == 1 and "epoch" not in done.stdout
     assert "holds files that would be lost: thesis.docx" in done.stderr
 
@@ -275,7 +276,7 @@ def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(runs, watche
     (["epochs", "2", "two"], "epochs is 2 two; expected values such as 1"),
 ])
 def test_a_sweep_that_cannot_be_is_refused_before_anything_runs(watched, arguments, message):
-    done = start(["connection_utils.series", "sweep", *arguments], watched[0])
+    done = start(["series", "sweep", *arguments], watched[0])
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert "cell" not in done.stdout
 
@@ -283,8 +284,8 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_runs(watched, argumen
 def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path, capsys):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)"),
                                                nbformat.v4.new_code_cell("1 / 0")])
-    with pytest.raises(series.NotebookFailed, match="code cell 2 of 2: ZeroDivisionError"):
-        series.execute(notebook, "broken", tmp_path / "copy.ipynb")
+    with pytest.raises(notebooks.NotebookFailed, match="code cell 2 of 2: ZeroDivisionError"):
+        notebooks.execute(notebook, "broken", tmp_path / "copy.ipynb")
     assert not (tmp_path / "copy.ipynb").exists()
     kept = nbformat.read(ROOT / "runs/check/failed/broken.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text == "1\n"
@@ -333,13 +334,13 @@ def test_a_recipe_is_what_is_trained(runs, watched):
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "training.json").read_text())
     assert record["config"] == deciding(replace(RECIPES["fast"], seed=5))
-    wrong = start(["connection_utils.finetune", "--recipe", "grandma"], watched[0])
+    wrong = start(["finetune", "--recipe", "grandma"], watched[0])
     assert wrong.returncode == 2 and "'post', 'fast', 'best'" in wrong.stderr
 
 
 def test_a_strangers_file_gets_through_with_what_the_messages_ask_for(watched, tmp_path):
     """The sample with planted faults: each run is refused with what the next one states."""
-    command = ["connection_utils.finetune", "--data", "data/samples/helpdesk_with_faults.csv",
+    command = ["finetune", "--data", "data/samples/helpdesk_with_faults.csv",
                "--epochs", "1", "--frozen-layers", "5", "--seed", "5",
                "--output", str(tmp_path / "mine")]
     unnamed = start(command, watched[0])
@@ -348,9 +349,9 @@ def test_a_strangers_file_gets_through_with_what_the_messages_ask_for(watched, t
                 "--scale", "0", "4"]
     faulty = start(command, watched[0])
     assert faulty.returncode == 1 and "line 15, column question" in faulty.stderr
-    notebooks = start(["connection_utils.series", "run", *command[1:3]], watched[0])
-    assert notebooks.returncode == 1 and "finetune (--columns" in notebooks.stderr
-    assert "Traceback" not in unnamed.stderr + faulty.stderr + notebooks.stderr
+    series_run = start(["series", "run", *command[1:3]], watched[0])
+    assert series_run.returncode == 1 and "finetune (--columns" in series_run.stderr
+    assert "Traceback" not in unnamed.stderr + faulty.stderr + series_run.stderr
     done = start([*command, "--drop-bad-rows"], watched[0])
     assert done.returncode == 0, done.stderr
     assert "of 60 rows dropped" in done.stdout and "bad_rows" in done.stdout
@@ -361,7 +362,7 @@ def test_a_strangers_file_gets_through_with_what_the_messages_ask_for(watched, t
 
 
 def test_help_is_worth_reading(watched):
-    said = start(["connection_utils.finetune", "--help"], watched[0]).stdout
+    said = start(["finetune", "--help"], watched[0]).stdout
     for option in ("--model", "--data", "--epochs", "--learning-rate", "--batch-size",
                    "--loss", "--seed", "--output"):
         assert option in said

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from test_browser import CHROMIUM, SECONDS, browser, keep  # noqa: F401 (browser: a fixture)
 
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
 
 NOTEBOOKS = [path.relative_to(ROOT) for path in sorted((ROOT / "notebooks").glob("**/*.ipynb"))
              if ".ipynb_checkpoints" not in path.parts]

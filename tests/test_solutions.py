@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
 
 SERIES = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 

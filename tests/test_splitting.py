@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connection_utils import drop_leaks, find_leaks, read_splits, split_connections
-from connection_utils.assets import DEFAULT_DATA
-from connection_utils.splitting import find_repeats, pair_keys
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
+from connection_utils.pair_files.splitting import find_repeats, pair_keys
+from connection_utils.workshop.assets import DEFAULT_DATA
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from connection_utils import (
     spearman,
 )
 from connection_utils.config import HOLDS_FROM, RECIPES, TrainingConfig
-from connection_utils.workspace import ROOT
+from connection_utils.ground.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import sweep

@@ -12,17 +12,22 @@ from cases import contradicting
 from transformers import BertModel
 
 from connection_utils import training
-from connection_utils.assets import DEFAULT_DATA, DEFAULT_MODEL
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset, connection_loader
 from connection_utils.evaluation import spearman
+from connection_utils.ground.paths import ROOT, runs_folder
 from connection_utils.losses import cosine_mse
-from connection_utils.training import build_optimizer, build_schedule, freeze
-from connection_utils.reading import read_splits
-from connection_utils.runs import read_run, run_folder, run_settings, save_run
-from connection_utils.training import train, training_step
-from connection_utils.workspace import ROOT, runs_folder
+from connection_utils.pair_files.reading import read_splits
+from connection_utils.training import (
+    build_optimizer,
+    build_schedule,
+    freeze,
+    train,
+    training_step,
+)
+from connection_utils.use.runs import read_run, run_folder, run_settings, save_run
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, evaluations_per_epoch=2)
 SHORT = TrainingConfig(epochs=2, batch_size=4, evaluations_per_epoch=1)   # of `few`: 6 steps

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from connection_utils import ConnectionBert, ConnectionDataset, TrainingConfig, train
-from connection_utils.processes import joined, rank as process_rank
+from connection_utils.long_runs.processes import joined
+from connection_utils.long_runs.processes import rank as process_rank
 
 
 class Watched(ConnectionDataset):

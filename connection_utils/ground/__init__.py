@@ -1,0 +1,1 @@
+"""What everything else rests on: paths, files written whole, progress bars."""

@@ -1,0 +1,1 @@
+"""Trainings that are killed, go wrong, or run in several processes."""

@@ -1,0 +1,1 @@
+"""Is this folder a usable BERT? Check it, read it safely, save one."""

@@ -1,0 +1,1 @@
+"""The two ipywidgets panels, of notebooks 03 and 04."""

@@ -1,0 +1,1 @@
+"""What comes after training: runs and their cards, scoring files, ONNX."""

@@ -1,0 +1,1 @@
+"""What the series itself needs: model and data, notebooks, documentation pairs."""

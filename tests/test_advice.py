@@ -1,0 +1,100 @@
+"""What goes wrong in a training is noticed, and told with what to do."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from connection_utils.bert import ConnectionBert
+from connection_utils.config import TrainingConfig
+from connection_utils.dataset import ConnectionDataset
+from connection_utils.long_runs.advice import Watch, memory_told
+from connection_utils.training import train
+
+
+def told_of(scores, collapsed=None):
+    told = []
+    watch = Watch(told.append)
+    for i in range(len(scores)):
+        watch.look(10 * (i + 1), scores[:i + 1], 3e-5, collapsed)
+    return told
+
+
+@pytest.mark.parametrize("scores", [[0.5], [0.9, 0.8], [0.8, 0.7, 0.75], [0.7, 0.8, 0.7, 0.6],
+                                    [0.9, 0.9, 0.8]])
+def test_a_score_that_does_not_only_fall_is_no_news(scores):
+    assert told_of(scores) == []
+
+
+def test_a_dev_score_that_only_falls_is_told_once_with_advice():
+    said, = told_of([0.9, 0.85, 0.8, 0.7])
+    assert said.startswith("step 30: dev Spearman × 100 only falls (90.00, 85.00, 80.00)")
+    assert "lower learning_rate (it is 3e-05)" in said
+
+
+def test_unpaired_texts_that_score_alike_are_told_once():
+    assert told_of([0.5, 0.6], "all is alike") == ["step 10: all is alike."]
+
+
+def test_training_tells_a_collapse(tiny_folder, make_pairs):
+    """A random tiny BERT scores all texts alike; the pairs of the evaluation show it."""
+    model, told = ConnectionBert.from_local(tiny_folder, device="cpu"), []
+    pairs = make_pairs(24)
+    train(model, ConnectionDataset(pairs, model.tokenizer), pairs,
+          TrainingConfig(epochs=1, evaluations_per_epoch=3), tell=told.append)
+    said, = [said for said in told if "COLLAPSED" in said]
+    assert said.startswith("step 1: random unpaired texts: mean cosine ")
+    assert "lower the learning rate" in said
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                 "allocate memory: you tried to allocate 9 bytes. Error code 12")],
+    ids=lambda error: type(error).__name__)
+def test_want_of_memory_is_told_with_what_halves_it(error):
+    with pytest.raises(MemoryError, match="^step 1: .*16 pairs at once. Set batch_size=8 and "
+                       "gradient_accumulation_steps=4: ") as raised:
+        with memory_told(16, 2, []):
+            raise error
+    assert raised.value.__cause__ is error
+
+
+def test_a_single_pair_cannot_be_halved():
+    with pytest.raises(MemoryError) as raised:
+        with memory_told(1, 2, []):
+            raise MemoryError
+    assert "batch_size=" not in str(raised.value) and "max_length" in str(raised.value)
+
+
+def test_another_error_stays_what_it_is():
+    error = RuntimeError("shapes do not fit")
+    with pytest.raises(RuntimeError) as raised:
+        with memory_told(16, 2, []):
+            raise error
+    assert raised.value is error
+
+
+FEW_MEGABYTES = """
+import resource, sys
+import pandas as pd
+from connection_utils import ConnectionBert, ConnectionDataset, TrainingConfig, train
+model = ConnectionBert.from_local(sys.argv[1], device="cpu")
+pairs = pd.DataFrame({"sentence1": ["the cat sat " * 40] * 4096, "score": [0.1, 0.9] * 2048,
+                      "sentence2": ["a dog ran " * 40] * 4096})
+train_set = ConnectionDataset(pairs, model.tokenizer)
+with open("/proc/self/statm") as statm:
+    used = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20,) * 2)
+train(model, train_set, pairs.head(50), TrainingConfig(batch_size=4096))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_a_batch_that_really_needs_more_memory_than_there_is(tiny_folder):
+    done = subprocess.run([sys.executable, "-c", FEW_MEGABYTES, tiny_folder], text=True,
+                          capture_output=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("MemoryError: step 1: there is not enough memory for 4096 pairs")
+    assert "Set batch_size=2048 and gradient_accumulation_steps=2" in last
