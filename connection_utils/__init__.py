@@ -39,6 +39,7 @@ _HOME = {
     "judge_threshold": "evaluation",
     "check_collapse": "evaluation",
     "mean_reciprocal_rank": "evaluation",
+    "plots": "plots",                               # the whole file
     # folders
     "progress": "ground.progress",
     "quick_check": "ground.paths",
@@ -53,6 +54,7 @@ _HOME = {
     "drop_leaks": "pair_files.splitting",
     "split_connections": "pair_files.splitting",
     "remove_checkpoints": "long_runs.checkpoint",
+    "processes": "long_runs.processes",             # the whole file
     "documentation_pairs": "workshop.documentation",
     "gpu_numbers": "workshop.gpu_results",
     "gpu_sentence": "workshop.gpu_results",
@@ -68,16 +70,14 @@ _HOME = {
     "TrainingPanel": "panels.training_panel",
     "ThresholdPanel": "panels.threshold_panel",
 }
-_MODULES = {"plots": "plots", "processes": "long_runs.processes"}      # public as a whole
-__all__ = sorted({*_HOME, *_MODULES})
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    file = import_module(f"{__name__}.{_HOME[name]}")
+    return file if _HOME[name].split(".")[-1] == name else getattr(file, name)
 
 
 def __dir__() -> list[str]:

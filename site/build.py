@@ -7,6 +7,9 @@ them are made: if a link leads nowhere, or anything else is wrong, the earlier o
 """
 
 import argparse
+import inspect
+import itertools
+import re
 import shutil
 import sys
 import tempfile
@@ -14,6 +17,7 @@ from pathlib import Path
 
 from sphinx.cmd.build import build_main
 
+import connection_utils
 from connection_utils.ground.paths import ROOT, shown
 from connection_utils.ground.whole_files import clear_leftovers, put_back, write_folder_whole
 
@@ -21,20 +25,52 @@ HERE = Path(__file__).resolve().parent
 SHOWN = ("README*.md", "transformers/README.md", "data/README.md", "data/samples/*",
          "notebooks/*.ipynb", "notebooks/*.png", "notebooks/solutions/*.ipynb",
          "benchmarks/README.md", "benchmarks/*.png", "benchmarks/results/*",
-         "connection_utils/README.md", "connection_utils/*.py")
+         "connection_utils/README.md")
 UNUSED = ("**/*.map", "_static/locales/**/*.*", "_static/*.html")   # the theme's
 MARK = ".site"                   # stands in what this script made, so that it may be replaced
 
 
 def collect(sources: Path, root: Path = ROOT) -> None:
-    """Copy what the site shows from the repository `root`, each file to its own place."""
+    """Copy what the site shows from the repository `root`, each file to its own place.
+
+    The module is shown by its public names, on a page of their own.
+    """
     for pattern in SHOWN:
         for path in root.glob(pattern):
             place = sources / path.relative_to(root)
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+            if path.suffix in (".md", ".ipynb"):
+                place.write_text(_without_sources(path), encoding="utf-8")
+            else:
+                shutil.copyfile(path, place)
     if (solutions := sources / "notebooks" / "solutions").is_dir():
         shutil.copyfile(HERE / "solutions.md", solutions / "README.md")
+    if (module := sources / "connection_utils").is_dir():
+        (module / "names.md").write_text(names_page(), encoding="utf-8")
+
+
+def _without_sources(page: Path) -> str:
+    """The page's text; a link to a file of the module leads to the module's page instead."""
+    return re.sub(r"\]\(([\w./-]*connection_utils/)([\w/]+\.py)\)", lambda link: (
+        f"]({link[1]}README.md)" if (page.parent / link[1] / link[2]).is_file() else link[0]),
+        page.read_text(encoding="utf-8"))
+
+
+def names_page() -> str:
+    """Markdown that lists each public name with its signature and its docstring, by room."""
+    page = ["# The public names", "All are imported from `connection_utils` itself."]
+    rooms = itertools.groupby(connection_utils._HOME.items(),
+                              key=lambda known: known[1].rpartition(".")[0])
+    for room, known in rooms:
+        page += [f"## `{room}/`" if room else "## The lesson"]
+        for name, _ in known:
+            what = getattr(connection_utils, name)
+            kind = ("autoclass" if inspect.isclass(what) else
+                    "automodule" if inspect.ismodule(what) else "autofunction")
+            page += [f"### `{name}`", "A dictionary: " + ", ".join(f"`{key}`" for key in what)
+                     + "." if isinstance(what, dict) else
+                     f"```{{eval-rst}}\n.. {kind}:: connection_utils.{name}\n```"]
+    return "\n\n".join(page) + "\n"
 
 
 def build(folder: Path, root: Path = ROOT) -> None:

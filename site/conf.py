@@ -3,7 +3,6 @@
 Nothing is executed, and no page asks another machine for anything.
 """
 
-import ast
 import base64
 import hashlib
 import re
@@ -13,12 +12,11 @@ import nbformat
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
-from sphinx.parsers import Parser
 
 project = "A siamese BERT from your own disk"
 language = "en"
 root_doc = "README"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -29,9 +27,15 @@ nb_ipywidgets_js = {}                  # require.js and the widgets would come f
 myst_update_mathjax = False
 html_math_renderer = "mathml"          # browsers draw MathML themselves
 
+default_role = "code"                  # docstrings name things in `single` quotes
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = python_use_unqualified_type_names = True
+toc_object_entries = False
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+
 html_theme = "sphinx_book_theme"
 html_title = project
-html_copy_source = html_use_index = False
+html_copy_source = html_use_index = html_domain_indices = False
 html_show_copyright = html_show_sphinx = False
 html_show_search_summary = False       # browsers let no page opened from disk fetch another
 html_context = {"default_mode": "auto"}
@@ -53,7 +57,7 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
     """Lead links to a folder to its README, as in a repository; fill the side bar."""
     text[0] = re.sub(r"\]\(([\w./-]*/)\)", r"](\1README.md)", text[0])
     if name == "connection_utils/README":
-        text[0] = re.sub(r"`(\w+\.py)`", r"[`\1`](\1)", text[0]) + CONTENTS % ("Files", "*")
+        text[0] = text[0].replace("](__init__.py)", "](names.md)") + CONTENTS % ("Names", "names")
     if name != root_doc:
         return
     there = app.env.found_docs
@@ -94,21 +98,6 @@ def name_language(app: Sphinx, name: str, template: str, context: dict, page) ->
         context["language"] = "ko"
 
 
-class PythonFile(Parser):
-    """A page with the file's text; its title is its path, its first words its docstring's."""
-
-    supported = ("python",)
-
-    def parse(self, inputstring: str, document: nodes.document) -> None:
-        title = Path(document.settings.env.docname).name + ".py"
-        section = nodes.section(ids=["top-of-file"], names=[title])
-        section += nodes.title(text=title)
-        summary = (ast.get_docstring(ast.parse(inputstring)) or "").partition("\n")[0]
-        section += nodes.paragraph(text=summary)
-        section += nodes.literal_block(inputstring, inputstring, language="python")
-        document += section
-
-
 def write_math(translator, node: nodes.math | nodes.math_block) -> None:
     display = isinstance(node, nodes.math_block)
     translator.body.append(latex2mathml.tex2mathml(node.astext(), as_block=display))
@@ -116,8 +105,6 @@ def write_math(translator, node: nodes.math | nodes.math_block) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.add_source_suffix(".py", "python")
-    app.add_source_parser(PythonFile)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("source-read", add_contents)
     app.connect("doctree-read", describe_pictures)

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from test_browser import CHROMIUM, SECONDS, browser, keep  # noqa: F401 (browser: a fixture)
 
+import connection_utils
 from connection_utils.ground.paths import ROOT
 
 NOTEBOOKS = [path.relative_to(ROOT) for path in sorted((ROOT / "notebooks").glob("**/*.ipynb"))
@@ -54,13 +55,25 @@ def pages(site):
 def test_every_part_of_the_series_has_its_page(site, pages):
     sources = [*NOTEBOOKS, *(path.relative_to(ROOT) for pattern in (
         "README*.md", "transformers/README.md", "data/README.md", "data/samples/README.md",
-        "benchmarks/README.md", "connection_utils/*.[mp]*") for path in ROOT.glob(pattern))]
+        "benchmarks/README.md", "connection_utils/README.md") for path in ROOT.glob(pattern))]
     assert not {site / source.with_suffix(".html") for source in sources} - set(pages)
     for source in NOTEBOOKS:
         above = source.parent / "README" if "solutions" in source.parts else "index"
         listed = {(site / above).parent / unquote(attributes["href"])
                   for tag, attributes in pages[site / f"{above}.html"].tags if tag == "a"}
         assert site / source.with_suffix(".html") in listed, source
+
+
+def test_the_module_is_shown_by_its_public_names_not_by_its_files(site, pages):
+    assert {path.name for path in (site / "connection_utils").iterdir()} == {
+        "README.html", "names.html"}
+    names = pages[site / "connection_utils" / "names.html"]
+    assert set(connection_utils.__all__) <= {
+        id.removeprefix("connection_utils.") for id in names.ids if id} | {
+        "LOSSES", "RECIPES", "plots", "processes"}
+    assert names.text.count("Fine-tune model in place") == 1
+    for name in ("LOSSES", "RECIPES", "plots", "processes"):
+        assert name.lower() in names.ids, name
 
 
 def test_every_link_leads_to_a_page_and_a_place_in_it(site, pages):
@@ -129,14 +142,14 @@ def test_a_failed_build_leaves_the_earlier_site(tmp_path, capfd):
     source, folder = tmp_path / "source", tmp_path / "pages"
     (source / "connection_utils").mkdir(parents=True)
     (source / "connection_utils" / "losses.py").write_text('"""What is made small."""\n')
-    (source / "connection_utils" / "README.md").write_text("# Files\n\n`losses.py`\n")
+    (source / "connection_utils" / "README.md").write_text("# The module\n")
     front = source / "README.md"
 
     front.write_text("# One\n\n[Made small](connection_utils/losses.py)\n")
     script.build(folder, source)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert b"Made small" in before[folder / "index.html"]
-    assert b'href="losses.html"' in before[folder / "connection_utils" / "README.html"]
+    assert b'href="connection_utils/README.html"' in before[folder / "index.html"]
 
     front.write_text("# Two\n\n[Nowhere](connection_utils/nowhere.py)\n")
     with pytest.raises(RuntimeError, match="pages is as it was. Mend what is named above"):
