@@ -41,7 +41,7 @@ _HOME = {
     "mean_reciprocal_rank": "evaluation",
     "plots": "plots",                               # the whole file
     # folders
-    "progress": "ground.progress",
+    "progress": "ground.progress_bar",
     "quick_check": "ground.paths",
     "runs_folder": "ground.paths",
     "check_model_dir": "model_folder.check",

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertTokenizer
 
-from connection_utils.ground.progress import progress
+from connection_utils.ground.progress_bar import progress
 
 
 def tokenize(texts: Sequence[str], tokenizer: BertTokenizer, max_length: int

@@ -25,7 +25,7 @@ from connection_utils.evaluation import (
     spearman,
     unpaired_texts,
 )
-from connection_utils.ground.progress import progress
+from connection_utils.ground.progress_bar import progress
 from connection_utils.long_runs import processes
 from connection_utils.long_runs.advice import (
     Watch,

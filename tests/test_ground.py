@@ -10,7 +10,7 @@ import pytest
 from cases import slow
 
 from connection_utils.ground.paths import ROOT, being_checked, runs_folder, shown
-from connection_utils.ground.progress import progress
+from connection_utils.ground.progress_bar import progress
 from connection_utils.workshop.notebooks import NOTEBOOKS, parameters_of
 
 

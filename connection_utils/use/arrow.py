@@ -22,7 +22,7 @@ from transformers import BertTokenizer
 from connection_utils.dataset import Item, draw_rows, hash_of
 from connection_utils.encoding import tokenize
 from connection_utils.ground.paths import as_path, runs_folder, shown
-from connection_utils.ground.progress import progress
+from connection_utils.ground.progress_bar import progress
 from connection_utils.ground.whole_files import put_back, sha256_of, write_folder_whole
 from connection_utils.pair_files.chunks import CHUNK, read_chunks
 from connection_utils.pair_files.columns import (

@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from connection_utils.ground.paths import as_path, shown
-from connection_utils.ground.progress import progress
+from connection_utils.ground.progress_bar import progress
 from connection_utils.ground.whole_files import clear_leftovers, sha256_of, write_whole
 from connection_utils.pair_files.chunks import CHUNK
 from connection_utils.pair_files.columns import TEXTS
