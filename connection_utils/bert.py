@@ -1,8 +1,9 @@
-"""ConnectionBert: a local BERT, twice the same, whose cosine says how connected texts are.
+"""ConnectionBert: a siamese BERT whose cosine measures how connected two texts are.
 
-The Sentence-BERT regression architecture (Reimers and Gurevych 2019, arXiv 1908.10084,
-figure 2): both sentences go through one BERT, a pooling layer makes u and v, and
-cos(u, v) is the answer.
+Siamese means that the same network, with the same weights, reads both texts. BERT makes a
+vector for each token; pooling makes one vector of these, the text's embedding: u for the first
+text and v for the second. The prediction is cos(u, v). This is Sentence-BERT's regression
+architecture (Reimers and Gurevych 2019, arXiv 1908.10084, figure 2).
 """
 
 import hashlib
@@ -30,18 +31,21 @@ from connection_utils.speed.packing import PACKED, last_hidden_state
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Mean over a text's own tokens: (n, tokens, hidden), (n, tokens) -> (n, hidden)."""
+    """Mean over a text's tokens, padding left out.
+
+    (n, tokens, hidden) and the mask, (n, tokens), give (n, hidden).
+    """
     mask = attention_mask.unsqueeze(-1).to(hidden.dtype)       # (n, tokens, 1)
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 def cls_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The vector of the first token, [CLS]: (n, tokens, hidden) -> (n, hidden)."""
+    """The vector of the first token, [CLS], alone: (n, tokens, hidden) -> (n, hidden)."""
     return hidden[:, 0]
 
 
 def max_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Maximum over a text's own tokens: (n, tokens, hidden), (n, tokens) -> (n, hidden)."""
+    """Largest value over a text's tokens, in each dimension: shapes as in `mean_pooling`."""
     padding = attention_mask.unsqueeze(-1) == 0                # (n, tokens, 1)
     return hidden.masked_fill(padding, -torch.inf).amax(dim=1)
 
@@ -52,7 +56,7 @@ POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """`device` if given, else the best there is: CUDA, then Apple's MPS, then the CPU."""
+    """`device` if given, otherwise the best available: CUDA, Apple's MPS or the CPU."""
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
@@ -61,10 +65,10 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 class ConnectionBert(nn.Module):
-    """A siamese BERT with a pooling layer; cosines in -1..1.
+    """A siamese BERT with a pooling layer; cosines in -1..1. Load one with `from_local`.
 
-    `bert` is built without its pooler: with pooling over tokens the pooler would get no
-    gradient. Load one with `from_local`.
+    BERT's own pooler, an extra layer on the vector of [CLS], is left out: the token vectors are
+    pooled here instead, so it would never receive a gradient.
     """
 
     def __init__(self, bert: BertModel, tokenizer: BertTokenizer, pooling: str = "mean",
@@ -75,9 +79,9 @@ class ConnectionBert(nn.Module):
         longest = bert.config.max_position_embeddings
         if not 3 <= max_length <= longest:
             raise ValueError(f"max_length is {max_length}; expected 3 to {longest}, the "
-                             "positions that this model knows")
-        bert.set_attn_implementation(PACKED)
-        use_dropout(bert)
+                             "longest input of this model, with [CLS] and [SEP]")
+        bert.set_attn_implementation(PACKED)       # computes no padding: same result, sooner
+        use_dropout(bert)                          # BERT's dropout from fewer random bits
         self.bert = bert
         self.tokenizer = tokenizer
         self.pooling = pooling
@@ -87,20 +91,20 @@ class ConnectionBert(nn.Module):
     def from_local(cls, folder: str | Path, pooling: str | None = None,
                    max_length: int | None = None,
                    device: str | torch.device | None = None) -> "ConnectionBert":
-        """Load a BERT folder from disk (any that `check_model_dir` finds well).
+        """Load a BERT folder from disk: any that passes `check_model_dir`.
 
-        `pooling` is "mean", "cls" or "max", `max_length` the tokens a text is cut to.
-        Left out, the folder's own settings hold, if `save` or sentence-transformers wrote
-        it; else "mean" and 128 (or all positions that a smaller model has). The model
-        comes in evaluation mode (no dropout), on the best device there is. Raises
-        ModelFolderError, with what to do, if the folder is broken.
+        `pooling` is "mean", "cls" or "max"; texts are cut to `max_length` tokens. The defaults
+        are the settings saved in the folder, if `save` or sentence-transformers wrote it, and
+        otherwise "mean" and 128 (or less, if the model accepts less). The model is returned in
+        evaluation mode (no dropout), on the best available device. Raises ModelFolderError,
+        with what to do, if the folder cannot be used.
         """
         report = check_model_dir(folder)
         weights = load_weights(report)
         saved = read_siamese_settings(report.folder)
         longest = report.config.max_position_embeddings
         bert = BertModel.from_pretrained(None, config=report.config, state_dict=weights,
-                                         add_pooling_layer=False)   # draws no random weights
+                                         add_pooling_layer=False)   # weights checked above
         model = cls(bert, load_tokenizer(report.folder),
                     pooling=pooling or saved.get("pooling", "mean"),
                     max_length=saved.get("max_length", min(128, longest))
@@ -109,7 +113,7 @@ class ConnectionBert(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that the weights are on."""
         return self.bert.device
 
     def fingerprint(self) -> str:
@@ -121,6 +125,7 @@ class ConnectionBert(nn.Module):
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Token ids (n, tokens) and their mask -> sentence embeddings (n, hidden)."""
+        # one vector for each token, (n, tokens, hidden)
         hidden = last_hidden_state(self.bert, input_ids, attention_mask)
         return POOLINGS[self.pooling](hidden, attention_mask)
 
@@ -129,8 +134,8 @@ class ConnectionBert(nn.Module):
                 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """A batch of pairs -> their cosines (batch,), or u and v, each (batch, hidden).
 
-        The 2 * batch rows are all first sentences, then all second ones, as
-        `collate_connections` lays them, so that both go through BERT in one pass.
+        The 2 * batch rows are all first sentences and then all second sentences, as in
+        `collate_connections`, so that both go through BERT in one pass.
         """
         u, v = self.embed(input_ids, attention_mask).float().chunk(2)
         return (u, v) if return_embeddings else F.cosine_similarity(u, v)
@@ -144,8 +149,8 @@ class ConnectionBert(nn.Module):
                ) -> np.ndarray:
         """Sentence embeddings (n, hidden) float32 in the order of `texts`.
 
-        Texts are sorted by length inside, so that little is padded. `normalize` makes
-        each vector's length 1. The model's mode (train or eval) is left as it was.
+        Texts are sorted by length internally, to reduce padding. With `normalize`, vectors
+        are scaled to length 1. The model's mode (train or eval) is left as it was.
         """
         def embed(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             vectors = self.embed(**{k: t.to(self.device) for k, t in batch.items()})
@@ -168,16 +173,16 @@ class ConnectionBert(nn.Module):
 
     @staticmethod
     def check_output(folder: str | Path) -> None:
-        """FileExistsError, before hours of training, if `save` would refuse `folder`."""
+        """Raise FileExistsError if `save` would refuse `folder`: call it before training."""
         check_replaceable(folder, replaceable_names(folder))
 
     def save(self, folder: str | Path, beside: Mapping[str, str] = {}) -> None:
-        """Write a model folder, whole or not at all, that three libraries load.
+        """Write a model folder, whole or not at all.
 
         `ConnectionBert.from_local`, ``transformers.BertModel.from_pretrained`` and
-        ``sentence_transformers.SentenceTransformer``. `beside` are texts to put there, too,
-        by file name. A model that lay there is replaced; FileExistsError if other files
-        would be lost.
+        ``sentence_transformers.SentenceTransformer`` load it. `beside` maps the names of
+        additional text files to their content. An earlier model in `folder` is replaced.
+        Raises FileExistsError if `folder` contains other files, which would be lost.
         """
         with write_folder_whole(folder, replaceable_names(folder)) as scratch:
             self.bert.save_pretrained(scratch)

@@ -1,40 +1,40 @@
-"""The settings of a training, and those that have proved well, by name."""
+"""The settings of a training, and recipes: named settings that worked well."""
 
 from dataclasses import asdict, dataclass, field, fields
 
-# What losses.py and bert.py know by name. Both import torch, which takes seconds: a command
-# line says before that what it expects.
+# The names in losses.LOSSES and bert.POOLINGS. They are repeated here so that --help need not
+# import torch, which takes seconds.
 LOSS_NAMES = ("cosine_mse", "cosent", "multiple_negatives_ranking")
 POOLING_NAMES = ("mean", "cls", "max")
 
-ASIDE = {"decides": False}             # what makes no difference to the weights
+NO_EFFECT = {"decides": False}         # marks settings that do not change the weights
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All that decides a training run, apart from the model and the data.
+    """Everything that determines a training run, apart from the model and the data.
 
-    The last two decide nothing: they say how it survives being killed.
+    The last two settings have no effect on the weights: with them a killed run can continue.
     """
 
     epochs: int = 1
     batch_size: int = 16               # pairs
-    gradient_accumulation_steps: int = 1   # so many batches make one step: less memory each
-    bucket: int = 1                    # 1: shuffled; more: so many sorted by length together
-    learning_rate: float = 5e-5        # at the end of the warm-up
-    warmup_ratio: float = 0.1          # share of the steps; then down to 0 in a line
+    gradient_accumulation_steps: int = 1   # batches per optimizer step
+    bucket: int = 1                    # 1: shuffled; n: sorted by length within n batches
+    learning_rate: float = 5e-5        # the highest, at the end of the warm-up
+    warmup_ratio: float = 0.1          # fraction of the steps; then linear decay to 0
     weight_decay: float = 0.01         # AdamW; not on biases and LayerNorm
     max_grad_norm: float = 1.0
     loss: str = "cosine_mse"           # a name in losses.LOSSES
-    evaluations_per_epoch: int = 4     # dev Spearman; the best weights are kept
-    freeze_embeddings: bool = False    # the embedding tables stay as they are
-    frozen_layers: int = 0             # so many of the lowest layers, and the embeddings
-    train_share: float = 1.0           # of the training pairs, drawn by the seed
-    average_from: float = 1.0          # from this share of the steps on, keep mean weights
-    start_share: float = 0.0           # of what is kept: so much is the starting weights
+    evaluations_per_epoch: int = 4     # on the dev pairs; the best weights are kept
+    freeze_embeddings: bool = False    # do not train the embedding tables
+    frozen_layers: int = 0             # lowest layers not to train (nor the embeddings then)
+    train_share: float = 1.0           # fraction of the training pairs to use, at random
+    average_from: float = 1.0          # average the weights after this fraction of the steps
+    start_share: float = 0.0           # mix this fraction of the starting weights into the kept
     seed: int = 12                     # order of the pairs, and dropout
-    checkpoint_every: int = field(default=0, metadata=ASIDE)     # steps; 0: never
-    resume: bool = field(default=False, metadata=ASIDE)          # go on from a checkpoint
+    checkpoint_every: int = field(default=0, metadata=NO_EFFECT)    # steps; 0: never
+    resume: bool = field(default=False, metadata=NO_EFFECT)         # continue from a checkpoint
 
     def __post_init__(self) -> None:
         if self.loss not in LOSS_NAMES:
@@ -61,25 +61,26 @@ class TrainingConfig:
 
 
 def deciding(config: TrainingConfig) -> dict[str, object]:
-    """The settings that decide which weights come out; the others are left out."""
+    """The settings that have an effect on the trained weights, by name."""
     return {setting.name: asdict(config)[setting.name] for setting in fields(config)
             if setting.metadata.get("decides", True)}
 
 
-# What each was measured to bring, on few pairs and on many: benchmarks/results/sweep_recipes.jsonl
+# Measured on few pairs and on many: benchmarks/results/sweep_recipes.jsonl
 RECIPES = {
-    "post": TrainingConfig(),                       # the original post's; notebook 03 trains it
+    "post": TrainingConfig(),                       # the study post's; notebook 03 uses it
     "fast": TrainingConfig(loss="cosent", epochs=1, frozen_layers=2, learning_rate=8e-5,
                            evaluations_per_epoch=1),
     "best": TrainingConfig(loss="cosent", epochs=2, freeze_embeddings=True,
                            evaluations_per_epoch=1, average_from=0.75),
 }
-HOLDS_FROM = {"post": 150, "fast": 150, "best": 150}     # training pairs: fewer were not tried
+HOLDS_FROM = {"post": 150, "fast": 150, "best": 150}     # fewest training pairs it was tried on
 
 
 def recipe_doubt(recipe: str, pairs: int) -> str | None:
-    """What to tell who trains `recipe` on so few `pairs`; None if it was measured to help."""
+    """A warning if `recipe` was not tried on so few training `pairs`, otherwise None."""
     if pairs >= HOLDS_FROM[recipe]:
         return None
     return (f"recipe {recipe} was measured on {HOLDS_FROM[recipe]:,} training pairs and more; "
-            f"these are {pairs:,}. It may bring nothing: read the gain on dev, and its interval.")
+            f"these are {pairs:,}. It may bring nothing: read the gain on dev, and its "
+            "interval.")

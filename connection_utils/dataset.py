@@ -1,4 +1,8 @@
-"""ConnectionDataset and its batches: pairs of token ids, padded no more than needed."""
+"""ConnectionDataset and its batches: pairs of token ids, padded no more than needed.
+
+The pairs come as a table with the columns sentence1, sentence2 and score, as `read_connections`
+returns it.
+"""
 
 import copy
 import hashlib
@@ -21,10 +25,10 @@ Item = dict[str, list[int] | float]
 class ConnectionDataset(Dataset):
     """Pairs of texts as token ids, with their scores.
 
-    `pairs` is a table as `read_connections` makes it. All texts are tokenised once, here,
-    and cut to `max_length` tokens.
+    All texts are tokenised once, when the dataset is made, and cut to `max_length` tokens.
     ``dataset[i]`` is a dict: ``sentence1`` and ``sentence2`` (lists of token ids, [CLS] …
-    [SEP]) and ``score`` (float, 0..1).
+    [SEP]) and ``score`` (float). Scores are usually 0..1. ValueError if one is outside of -1..1,
+    the range of a cosine.
     """
 
     def __init__(self, pairs: pd.DataFrame, tokenizer: BertTokenizer,
@@ -35,8 +39,8 @@ class ConnectionDataset(Dataset):
         outside = [row for row, score in enumerate(self.score) if not -1 <= score <= 1]
         if outside:
             raise ValueError(f"row {outside[0]}: score is {self.score[outside[0]]}, and "
-                             f"{len(outside) - 1} more are outside; expected 0 to 1 (or -1 to "
-                             "1), what a cosine can be. Divide by the scale's maximum.")
+                             f"{len(outside) - 1} more are out of range; expected 0 to 1 (or "
+                             "-1 to 1, what a cosine can be). Divide by the scale's maximum.")
         self.pad_token_id = tokenizer.pad_token_id
 
     def __len__(self) -> int:
@@ -47,9 +51,9 @@ class ConnectionDataset(Dataset):
                 "score": self.score[index]}
 
     def sample(self, share: float, seed: int) -> "ConnectionDataset":
-        """A dataset of `share` (0..1) of the pairs, at least one, drawn by `seed`.
+        """A dataset with a random `share` (0..1) of the pairs, at least one.
 
-        A smaller share of the same seed is a part of a larger one.
+        With the same `seed`, a smaller sample is a subset of a larger one.
         """
         if share == 1:
             return self
@@ -60,7 +64,7 @@ class ConnectionDataset(Dataset):
         return part
 
     def fingerprint(self) -> str:
-        """16 digits of a hash of all tokens and scores."""
+        """16 digits of a hash of all tokens and scores: a checkpoint is for one dataset."""
         return hash_of(zip(self.sentence1, self.sentence2, self.score))
 
     @property
@@ -70,13 +74,13 @@ class ConnectionDataset(Dataset):
 
 
 def draw_rows(count: int, share: float, seed: int) -> np.ndarray:
-    """The places, ascending, of `share` (0..1) of `count` pairs, at least one; int64."""
+    """Sorted row numbers, int64, of a random `share` (0..1) of `count` pairs, at least one."""
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[:max(1, round(share * count))])
 
 
 def hash_of(pairs: Iterable[tuple[list[int], list[int], float]]) -> str:
-    """16 digits of a hash of pairs of token ids with their scores, wherever they lie."""
+    """16 digits of a hash of pairs of token ids with their scores."""
     found = hashlib.sha256()
     for pair in pairs:
         found.update(repr(pair).encode())
@@ -86,35 +90,22 @@ def hash_of(pairs: Iterable[tuple[list[int], list[int], float]]) -> str:
 def collate_connections(items: Sequence[Item], pad_token_id: int) -> dict[str, torch.Tensor]:
     """A batch of pairs as tensors, padded to the longest text in it.
 
-    ``input_ids`` and ``attention_mask``: (2 * batch, tokens) int64, all first sentences,
-    then all second ones, so that one pass through BERT serves both. ``score``: (batch,)
-    float32, the shape and type of the cosines it is compared with.
+    ``input_ids`` and ``attention_mask``: (2 * batch, tokens) int64, all first sentences and
+    then all second sentences, so that both are encoded in one pass through BERT. ``score``:
+    (batch,) float32, the shape and type of the cosines it is compared with.
     """
     texts = [item["sentence1"] for item in items] + [item["sentence2"] for item in items]
     scores = torch.tensor([item["score"] for item in items], dtype=torch.float32)
     return {**pad_batch(texts, pad_token_id), "score": scores}
 
 
-def split_batch(batch: dict[str, torch.Tensor], size: int
-                ) -> Iterator[dict[str, torch.Tensor]]:
-    """The parts of a batch that `collate_connections` made, `size` pairs each or fewer."""
-    pairs = len(batch["score"])
-    for start in range(0, pairs, size) if size < pairs else ():
-        rows = slice(start, start + size)
-        yield {name: torch.cat([half[rows] for half in tensor.chunk(2)])
-               for name, tensor in batch.items() if name != "score"} | {
-            "score": batch["score"][rows]}
-    if size >= pairs:
-        yield batch
-
-
 class LengthBucketedBatches(Sampler[list[int]]):
-    """Shuffled batches of pairs of like length; each pair exactly once an epoch.
+    """Shuffled batches of pairs of similar length; each pair appears once per epoch.
 
-    The pairs are shuffled, cut into buckets of `bucket` batches, sorted by length inside
-    each bucket, and the batches are shuffled again. `seed` and ``set_epoch`` decide the
-    order: the same two numbers give the same batches. ``bucket=1`` only shuffles. It holds
-    8 bytes a pair while it is gone over, and makes the list of a batch when it yields it.
+    The pairs are shuffled, cut into buckets of `bucket` batches, sorted by length inside each
+    bucket, and the batches are shuffled again. ``bucket=1`` only shuffles. The order depends
+    on `seed` and on the epoch alone. Batches are made one at a time, so that millions of pairs
+    need no more than 8 bytes per pair.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int = 12,
@@ -127,7 +118,7 @@ class LengthBucketedBatches(Sampler[list[int]]):
         self.epoch = self.skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Choose the order of epoch `epoch` (0, 1, …), without its first `skip` batches."""
+        """Set the epoch (0, 1, …), which determines the order; skip its first `skip` batches."""
         self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
@@ -138,7 +129,7 @@ class LengthBucketedBatches(Sampler[list[int]]):
         order = torch.randperm(len(self.lengths), generator=rng).numpy()
         size = self.batch_size * self.bucket
         for start in range(0, len(order), size) if self.bucket > 1 else ():
-            rows = order[start:start + size]
+            rows = order[start:start + size]                     # a view: sorts a part of order
             rows[:] = rows[self.lengths[rows].argsort(kind="stable")]
         for i in torch.randperm(len(self), generator=rng).numpy()[self.skip:]:
             yield order[i * self.batch_size:(i + 1) * self.batch_size].tolist()
@@ -149,9 +140,9 @@ def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 1
                       at_once: int | None = None) -> DataLoader:
     """A DataLoader of shuffled batches; its ``batch_sampler`` is a LengthBucketedBatches.
 
-    `bucket` is that sampler's: 1 only shuffles, 50 saves most of the padding. ConnectionBert
-    computes little of the padding anyway, so it pays for long texts of unlike lengths. With
-    several processes each gets its share, of `at_once` pairs (None: the batch) at a time.
+    With `bucket` 1 it only shuffles, with 50 there is little padding. ConnectionBert skips most
+    of the padding anyway, so sorting pays only for long texts of very different lengths. With
+    several processes each gets its part of every `at_once` pairs (None: of the batch).
     """
     batches: Sampler = LengthBucketedBatches(dataset.lengths, batch_size, seed, bucket)
     if processes.count() > 1:

@@ -1,4 +1,8 @@
-"""From texts to tokens, batches and embeddings, whatever model stands in the middle."""
+"""From texts to token ids, padded batches and embeddings, independent of the model.
+
+A tokenizer cuts a text into word pieces and replaces each by its number in the vocabulary, its
+token id. BERT's start and end tokens, [CLS] and [SEP], are added to every text.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +16,7 @@ from connection_utils.ground.progress_bar import progress
 
 def tokenize(texts: Sequence[str], tokenizer: BertTokenizer, max_length: int
              ) -> list[list[int]]:
-    """Token ids with [CLS] and [SEP], each text cut to `max_length` tokens."""
+    """Token ids with [CLS] and [SEP]; texts are cut to `max_length` tokens, with these two."""
     if isinstance(texts, str):
         raise TypeError("texts is a single str; expected a list of texts")
     texts = list(texts)
@@ -28,9 +32,10 @@ def tokenize(texts: Sequence[str], tokenizer: BertTokenizer, max_length: int
 
 def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
               ) -> dict[str, torch.Tensor]:
-    """Token ids of different lengths as ``input_ids`` and ``attention_mask``.
+    """Pad token ids of different lengths to ``input_ids`` and ``attention_mask``.
 
-    Both are (n, tokens) int64, tokens being the longest of these sequences and no more.
+    Both are (n, tokens) int64; `tokens` is the length of the longest sequence in this batch.
+    The mask is 1 for a text's own tokens and 0 for padding.
     """
     if not sequences:
         return {name: torch.zeros(0, 0, dtype=torch.long)
@@ -45,10 +50,10 @@ def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
 def encode_by_length(tokens: Sequence[Sequence[int]], pad_token_id: int, hidden_size: int,
                      embed: Callable[[dict[str, torch.Tensor]], torch.Tensor],
                      batch_size: int) -> np.ndarray:
-    """Embeddings (n, hidden_size) float32 in the order of `tokens`, long texts first inside.
+    """Embeddings (n, hidden_size) float32, in the order of `tokens`.
 
-    `embed` makes vectors of a padded batch; texts of like length share one, so that little
-    is padded.
+    `embed` turns a padded batch into vectors. Texts of similar length are batched together,
+    so that there is little padding.
     """
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
     embeddings = np.empty((len(tokens), hidden_size), np.float32)
@@ -64,12 +69,12 @@ def paired_cosines(sentences1: Sequence[str], sentences2: Sequence[str],
                    encode: Callable[[list[str]], np.ndarray]) -> np.ndarray:
     """cos(u, v) of each pair, (n,) float32; a repeated text is encoded once.
 
-    `encode` makes embeddings of length 1.
+    `encode` returns embeddings of length 1, for which the cosine is the dot product.
     """
     sentences1, sentences2 = list(sentences1), list(sentences2)
     if len(sentences1) != len(sentences2):
         raise ValueError(f"{len(sentences1)} first sentences and {len(sentences2)} "
-                         "second ones; expected pairs")
+                         "second sentences; expected as many of each")
     row = {text: i for i, text in enumerate(dict.fromkeys(sentences1 + sentences2))}
     vectors = encode(list(row))
     u = vectors[[row[text] for text in sentences1]]

@@ -1,4 +1,4 @@
-"""How good the cosines are: correlation, search, a threshold, and a look for collapse."""
+"""How good the cosines are: correlation, search, a threshold, and a check for collapse."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from scipy import stats
 
 from connection_utils.bert import ConnectionBert
 
-# Random unpaired texts should be far from each other. Above this mean cosine the model
-# is called collapsed.
+# A collapsed model gives all texts nearly the same vector. Random unpaired texts should be far
+# from each other: above this mean cosine the model is called collapsed.
 COLLAPSE_MEAN = 0.8
-SAME = 1e-6           # cosines nearer to each other than this differ by rounding only
+SAME = 1e-6           # cosines that differ by less are equal but for rounding
 
 
 class ConstantPredictionError(ValueError):
@@ -21,8 +21,10 @@ class ConstantPredictionError(ValueError):
 def spearman(scores: np.ndarray, cosines: np.ndarray) -> float:
     """Spearman's rank correlation, -1..1 (papers print it times 100).
 
-    The STS benchmark's usual measure, and Sentence-BERT's (arXiv 1908.10084, section 4.1).
-    Raises ConstantPredictionError where it would be NaN.
+    It is 1 if the cosines have the same order as the scores: it compares ranks, not values. The
+    usual measure for the STS benchmark, sentence pairs with human scores from 0 to 5
+    (Sentence-BERT, arXiv 1908.10084, section 4.1). Raises ConstantPredictionError where it
+    would be NaN.
     """
     _refuse_constant(scores, cosines)
     return float(stats.spearmanr(scores, cosines).statistic)
@@ -36,7 +38,11 @@ def pearson(scores: np.ndarray, cosines: np.ndarray) -> float:
 
 def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearman,
                        resamples: int = 1000, seed: int = 12) -> tuple[float, float]:
-    """95 % interval of `statistic`: pairs are drawn anew with replacement (percentiles)."""
+    """95 % bootstrap interval of `statistic`.
+
+    Pairs are resampled with replacement; the ends are the 2.5th and the 97.5th percentile of
+    the resampled values. `cosines` may have several columns, if `statistic` takes them.
+    """
     scores, cosines = np.asarray(scores), np.asarray(cosines)
     statistic(scores, cosines)                # raises if there is nothing to correlate
     rng = np.random.default_rng(seed)
@@ -45,7 +51,7 @@ def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearm
         rows = rng.integers(len(scores), size=len(scores))
         try:
             drawn.append(statistic(scores[rows], cosines[rows]))
-        except ConstantPredictionError:       # of few pairs, one may be drawn every time
+        except ConstantPredictionError:       # with few pairs a resample may be one pair
             continue
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
@@ -53,11 +59,11 @@ def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearm
 
 def gain_interval(scores: np.ndarray, before: np.ndarray, after: np.ndarray,
                   resamples: int = 1000, seed: int = 12) -> tuple[float, float, float]:
-    """Spearman of `after` minus that of `before`, and its 95 % interval (low, high).
+    """The gain in Spearman from `before` to `after`, and its 95 % interval: (gain, low, high).
 
-    `before` and `after` are cosines of the same pairs, (n,) each, by two models. Pairs are
-    drawn together for both (a paired bootstrap): a pair that is hard for one is often hard
-    for the other, so the interval is narrower than the two models' own.
+    `before` and `after` are cosines of the same pairs, (n,) each, by two models. Each resample
+    has the same pairs for both (a paired bootstrap): a pair that is hard for one model is often
+    hard for the other, so the interval is narrower than the two models' own intervals.
     """
     def gain(scores: np.ndarray, both: np.ndarray) -> float:
         return spearman(scores, both[:, 1]) - spearman(scores, both[:, 0])
@@ -68,17 +74,18 @@ def gain_interval(scores: np.ndarray, before: np.ndarray, after: np.ndarray,
 
 
 def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
-    """The cosine from which on to say "connected", where F1 is highest.
+    """The threshold with the highest F1; pairs at or above it are called connected.
 
-    `connected` holds the truth (bool). Choose on dev, then judge once on test with
-    `judge_threshold`: a raw cosine is not a probability, and 0.5 means nothing.
+    `connected` is the truth (bool). F1 is the harmonic mean of precision and recall. Choose on
+    dev, then judge once on test with `judge_threshold`: a cosine is not a probability, and 0.5
+    means nothing by itself. The result is halfway between two pairs' cosines.
     """
     connected = np.asarray(connected, dtype=bool)
-    cosines = np.asarray(cosines, dtype=np.float64)    # halfway of two float32 needs more
+    cosines = np.asarray(cosines, dtype=np.float64)    # halfway between two float32
     if connected.all() or not connected.any():
         raise ValueError(f"{connected.sum()} of {len(connected)} pairs are connected; "
                          "expected some of both kinds")
-    from sklearn.metrics import precision_recall_curve  # here: no training wants scikit-learn
+    from sklearn.metrics import precision_recall_curve  # training does not need it
 
     precision, recall, thresholds = precision_recall_curve(connected, cosines)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
@@ -90,7 +97,7 @@ def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
 
 def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
                     ) -> dict[str, float]:
-    """Accuracy, precision, recall, F1 and the four counts of saying "connected" there."""
+    """Accuracy, precision, recall, F1 and the four counts of the confusion matrix."""
     from sklearn.metrics import confusion_matrix
 
     said = np.asarray(cosines, dtype=np.float64) >= threshold
@@ -105,10 +112,11 @@ def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
 
 
 def mean_reciprocal_rank(model: ConnectionBert, pairs: pd.DataFrame) -> float:
-    """How high each first sentence's own second one ranks among those of all rows, 0..1.
+    """Mean reciprocal rank (MRR), 0..1: how high each first sentence ranks its own partner.
 
-    For pairs that are all connected and have no scores, each row a match: 1 if the own one
-    always has the highest cosine, 1/2 if it always comes second (MRR, as in search).
+    For pairs that are all connected and have no scores. For each first sentence all second
+    sentences are ranked by cosine: 1 if its own always comes first, 1/2 if it always comes
+    second. With one correct answer per row, scikit-learn's average precision is the same.
     """
     from sklearn.metrics import label_ranking_average_precision_score
 
@@ -125,7 +133,7 @@ class CollapseCheck:
 
     @property
     def collapsed(self) -> bool:
-        """True if even unpaired texts are alike: the model has stopped telling apart."""
+        """True if even unpaired texts have high cosines: the model tells nothing apart."""
         return float(self.cosines.mean()) > COLLAPSE_MEAN
 
     def __str__(self) -> str:
@@ -139,17 +147,17 @@ def check_collapse(model: ConnectionBert, pairs: pd.DataFrame, sample: int = 100
                    seed: int = 12) -> CollapseCheck:
     """Score each of `sample` first sentences against another row's second sentence.
 
-    A collapsed model scores every pair alike. If most pairs are connected, or the loss
-    only ranks, a low loss hides that; this does not.
+    A collapsed model gives every pair nearly the same cosine. The loss may still be low, if
+    most pairs are connected or the loss only ranks; this check finds it all the same.
     """
     return CollapseCheck(model.similarity(*unpaired_texts(pairs, sample, seed)))
 
 
 def unpaired_texts(pairs: pd.DataFrame, sample: int = 1000, seed: int = 12
                    ) -> tuple[np.ndarray, np.ndarray]:
-    """First sentences, and for each of them another row's second one; each (n,), n <= sample."""
+    """First sentences, each with another row's second sentence; (n,) each, n <= sample."""
     if len(pairs) < 2:
-        raise ValueError(f"{len(pairs)} pair; expected at least 2, to take them apart")
+        raise ValueError(f"{len(pairs)} pair; expected at least 2, to form unpaired texts")
     rows = np.random.default_rng(seed).permutation(len(pairs))
     return (pairs["sentence1"].to_numpy()[rows[:sample]],
             pairs["sentence2"].to_numpy()[np.roll(rows, 1)[:sample]])
@@ -160,7 +168,7 @@ def _refuse_constant(scores: np.ndarray, cosines: np.ndarray) -> None:
         values = np.asarray(values)
         if not np.isfinite(values).all():
             raise ValueError(f"{(~np.isfinite(values)).sum()} of the {len(values)} {name} "
-                             "are not finite; the training has diverged, or the file is bad")
+                             "are not finite; the training has diverged, or the file is faulty")
         if len(values) < 2 or np.ptp(values) < SAME:
             remedy = ("The model has collapsed: lower the learning rate." if name == "cosines"
                       else "Expected pairs with different scores.")

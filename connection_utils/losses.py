@@ -1,4 +1,4 @@
-"""What training makes small: plain functions of u, v and the score, by name."""
+"""Loss functions, which training minimises: plain functions of u, v and the score."""
 
 from collections.abc import Callable
 
@@ -9,24 +9,25 @@ import torch.nn.functional as F
 def cosine_mse(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
     """Mean over the batch of (cos(u, v) - score)²; u, v: (batch, hidden), score: (batch,).
 
-    The regression objective of Sentence-BERT (arXiv 1908.10084, section 3), and the
-    original post's.
+    The regression objective of Sentence-BERT (arXiv 1908.10084, section 3), and of the study
+    post that this series grew from.
     """
     return F.mse_loss(F.cosine_similarity(u, v), score)
 
 
 def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
            scale: float = 5.0) -> torch.Tensor:
-    """Pairs with a higher score shall have a higher cosine; u, v: (batch, hidden).
+    """A ranking loss: pairs with a higher score should get a higher cosine.
 
     log(1 + sum of exp(scale * (cos_i - cos_j)) over all i, j with score_i < score_j): only
-    the order of the scores counts, as in Spearman's correlation. Each batch is ordered by
-    itself, so it should hold pairs of all kinds, as a shuffled one does. `score` is
-    (batch,). Source: Su Jianlin, "CoSENT" (kexue.fm, archive 8847, 2022).
+    the order of the scores counts, as in Spearman's correlation. u, v: (batch, hidden),
+    `score`: (batch,). Pairs are compared within a batch, so a batch should contain a mix of
+    scores, as shuffled batches do. Source: Su Jianlin, "CoSENT" (kexue.fm, archive 8847, 2022).
 
-    The source and sentence-transformers take a scale of 20. Then the gradient of a batch comes
-    mostly from the few comparisons that are most wrong, whose labels hardly differ, and a
-    training on few pairs gains less; with 5 it comes from many (notebook 07, section 4).
+    The larger `scale`, the more the loss concentrates on the comparisons that are most wrong.
+    The source and sentence-transformers use 20: then most of the gradient comes from few
+    comparisons, whose scores hardly differ, and training on few pairs gains less. With 5 it
+    comes from many (notebook 07, section 4).
     """
     cosines = scale * F.cosine_similarity(u, v)
     differences = cosines[:, None] - cosines[None, :]               # (batch, batch)
@@ -37,12 +38,13 @@ def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
 def multiple_negatives_ranking(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
                                scale: float = 20.0, positive_from: float = 0.8
                                ) -> torch.Tensor:
-    """Each u shall be nearer to its own v than to those of the batch's other pairs.
+    """Each u should be closer to its own v than to the v of the batch's other pairs.
 
-    Mean cross entropy of softmax_j(scale * cos(u_i, v_j)) against j = i, u, v: (batch,
-    hidden). It learns from connected pairs only: those with a `score`, (batch,), of
-    `positive_from` or more; a batch with none of them teaches nothing. Source: Henderson
-    et al. 2017, arXiv 1705.00652, section 4.4, with cosines as in sentence-transformers.
+    These others are the negatives: mean cross entropy of softmax_j(scale * cos(u_i, v_j))
+    against j = i; u, v: (batch, hidden). It learns from connected pairs only, those with a
+    `score`, (batch,), of `positive_from` or more; a batch without any has a zero gradient.
+    Source: Henderson et al. 2017, arXiv 1705.00652, section 4.4, with cosines as in
+    sentence-transformers.
     """
     positive = score >= positive_from
     if not positive.any():

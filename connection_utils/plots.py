@@ -1,4 +1,4 @@
-"""The one figure style, and the figures that more than one place draws."""
+"""The figure style, and the figures that several notebooks or panels draw."""
 
 import base64
 import io
@@ -14,22 +14,22 @@ from scipy.stats import gaussian_kde
 from connection_utils.ground.paths import ROOT, being_checked
 from connection_utils.training import History
 
-# Okabe and Ito's colours, told apart with any kind of colour vision
+# Okabe and Ito's colours, which colour-blind readers can distinguish
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 BEFORE, AFTER = BLUE, RED          # the same two colours in every figure
 LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 WIDTH, HEIGHT = 5.0, 3.0           # inches
-DPI = 200                          # of what stays; a live panel draws with half
+DPI = 200                          # of saved figures; a live panel uses half
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)      # of the human score; STS: 0-1, 1-2, …, 4-5
 
 
 def prepare_notebook() -> None:
-    """The first call of every notebook: same folder, same style, same quiet everywhere.
+    """The first call of every notebook: the same working directory and style everywhere.
 
     The working directory becomes the repository's root, so that ``data/stsb`` means the
     same in JupyterLab, VS Code, papermill and nbval. While the run is being checked,
-    tracebacks are cut to their last line, as the lines above it hold local paths.
+    tracebacks are cut to their last line, as the lines above it contain local paths.
     """
     from IPython import get_ipython
 
@@ -54,7 +54,7 @@ def use_style() -> None:
 
 
 def png_of(figure: Figure, dpi: int | None = None) -> bytes:
-    """The picture as a PNG file's content; needs no pyplot, so any thread may ask."""
+    """The picture as a PNG file's content; without pyplot, so safe in any thread."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=dpi or figure.dpi)
     return picture.getvalue()
@@ -69,7 +69,7 @@ def html_table(table: pd.DataFrame, index: bool = True) -> str:
 def show(figure: Figure, alt: str) -> None:
     """Display `figure` in a notebook, with `alt` for those who cannot see it, and close it.
 
-    `alt` is also the output's plain text, which a check compares; pixels it does not.
+    `alt` is also the output's plain text: that is what a check compares, not the pixels.
     """
     from IPython.display import display
 
@@ -80,7 +80,7 @@ def show(figure: Figure, alt: str) -> None:
 
 
 def band_of(scores: pd.Series) -> pd.Categorical:
-    """The fifth of 0..1 that each score lies in, as "0.0–0.2" … "0.8–1.0" (ordered)."""
+    """The band of each score, 0.2 wide, as "0.0–0.2" … "0.8–1.0" (ordered)."""
     names = [f"{low:.1f}–{high:.1f}" for low, high in zip(BANDS, BANDS[1:])]
     codes = np.searchsorted(BANDS, scores, side="right") - 1       # 1.0 belongs to the last
     return pd.Categorical.from_codes(codes.clip(max=len(names) - 1), names, ordered=True)
@@ -88,7 +88,7 @@ def band_of(scores: pd.Series) -> pd.Categorical:
 
 def draw_distributions(ax: Axes, scores: pd.Series, cosines: np.ndarray,
                        unpaired: np.ndarray | None = None) -> None:
-    """Smoothed densities of the cosines, one line a band of the human score.
+    """Smoothed densities of the cosines, one line per band of the human score.
 
     `unpaired`, if given, are the cosines of random unpaired texts (the collapse check).
     """
@@ -125,10 +125,10 @@ def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame) -> None:
 
 
 def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
-    """Three panels of a run that may still be going on, over the steps that are planned.
+    """Three panels of a run that may still be in progress, over the planned steps.
 
-    The loss of each step and its running mean; dev Spearman, from that of the starting model
-    (step 0, a dashed line) on; and the distribution of the last evaluation's dev cosines.
+    The loss of each step and its running mean; dev Spearman, with a dashed line for the
+    starting model (step 0); and the distribution of the latest evaluation's dev cosines.
     """
     loss, quality, spread = figure.subplots(1, 3)
     losses = pd.Series(history.step_losses, index=range(1, len(history.step_losses) + 1),
@@ -166,5 +166,5 @@ def draw_threshold(ax: Axes, connected: np.ndarray, cosines: np.ndarray, thresho
     ax.axvline(threshold, color=BLACK, lw=1.2)
     ax.set(xlabel="cosine of the two texts", ylabel="density × share of pairs",
            xlim=(-0.3, 1.0), ylim=(0, None))
-    if len(ax.lines) > 1:                  # that at the threshold has no name
+    if len(ax.lines) > 1:                  # the line at the threshold has no label
         ax.legend(loc="upper left")

@@ -1,4 +1,18 @@
-"""Fine-tuning: one plain PyTorch loop that a newcomer can hold in the head."""
+"""Fine-tuning in plain PyTorch.
+
+At the heart of it is a step (`training_step`):
+
+    u, v = model(input_ids, attention_mask, return_embeddings=True)
+    loss = loss_function(u, v, score)
+    loss.backward()
+    clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step(), schedule.step(), optimizer.zero_grad()
+
+`train` repeats it for all batches, scores the dev pairs now and then, and keeps the weights
+with the best dev score in memory. Dev pairs are held out from training for this choice. What
+else is here lets a training be watched, stopped, resumed after a kill (long_runs/) and shared
+among several processes (long_runs/processes.py); with one process those calls do nothing.
+"""
 
 import hashlib
 import math
@@ -17,7 +31,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
-from connection_utils.dataset import ConnectionDataset, connection_loader, split_batch
+from connection_utils.dataset import ConnectionDataset, connection_loader
 from connection_utils.evaluation import (
     SAME,
     CollapseCheck,
@@ -36,26 +50,25 @@ from connection_utils.long_runs.advice import (
 )
 from connection_utils.long_runs.averaging import AveragedWeights
 from connection_utils.long_runs.checkpoint import Checkpoints, TrainingState
+from connection_utils.long_runs.shared_batches import parts_of
 from connection_utils.losses import LOSSES
 from connection_utils.speed.gradient_table import one_gradient_table
 
-_TRAINING = threading.Lock()       # dropout draws from the process's one random state
-# what a process sends through the model when a batch has no pair left for it: an empty text
-NO_PAIR = {"input_ids": torch.zeros(2, 1, dtype=torch.long),
-           "attention_mask": torch.ones(2, 1, dtype=torch.long), "score": torch.zeros(0)}
-_PLAIN = ("evaluations", "step_losses", "pairs", "seconds")        # what a checkpoint keeps
-_COSINES = ("dev_cosines", "start_cosines", "trained_cosines")
+_TRAINING = threading.Lock()       # one at a time: dropout uses the process's random state
+_CHECKPOINTED = ("evaluations", "step_losses", "pairs", "seconds")     # of a History
+_CHECKPOINTED_ARRAYS = ("dev_cosines", "start_cosines", "trained_cosines")
 
 
 @dataclass
 class History:
     """What happened in training: a record for each evaluation, and every step's loss.
 
-    The first record is that of step 0, the starting model: its `loss` and `pairs_per_s` are
-    None. `steps` are those planned; fewer losses mean that the run was stopped. `seconds` are
-    those of the steps, evaluations left out. The cosines of the dev pairs, (pairs,) each, are
-    kept of three evaluations: the last, the first (step 0), and the best of those after it.
-    Without `keep_start` the starting model is shown, but never the best.
+    The first record is of step 0, the starting model: its `loss` and `pairs_per_s` are None.
+    `steps` is the planned number of steps; fewer losses mean that the run was stopped.
+    `seconds` is the time of the steps alone, without evaluations. Of the dev pairs' cosines,
+    (pairs,) each, `dev_cosines` are of the latest evaluation, `start_cosines` of step 0, and
+    `trained_cosines` of the best evaluation after step 0. With `keep_start` False the starting
+    model has its record but is never `best`.
     """
 
     config: TrainingConfig
@@ -70,7 +83,10 @@ class History:
     keep_start: bool = True
 
     def add(self, epoch: float, dev_spearman: float) -> dict[str, float]:
-        """Append the record of an evaluation, that of `dev_cosines`, and return it."""
+        """Append and return the record of an evaluation; set `dev_cosines` before.
+
+        `epoch` is how many epochs are done, as a fraction: 0.25, 0.5, …
+        """
         losses = self.step_losses[self.evaluations[-1]["step"] if self.evaluations else 0:]
         trained = [each["dev_spearman"] for each in self.evaluations if each["step"]]
         record = {"step": len(self.step_losses), "epoch": epoch,
@@ -78,7 +94,7 @@ class History:
                   "dev_spearman": dev_spearman, "seconds": self.seconds,
                   "pairs_per_s": self.pairs / self.seconds if losses else None}
         self.evaluations.append(record)
-        if not losses:
+        if record["step"] == 0:
             self.start_cosines = self.dev_cosines
         elif dev_spearman > max(trained, default=-np.inf):
             self.trained_cosines = self.dev_cosines
@@ -92,16 +108,16 @@ class History:
         return pd.DataFrame(self.evaluations, columns=[*columns]).astype(columns)
 
     def state_dict(self) -> dict[str, object]:
-        """What a checkpoint keeps of it, as plain values and tensors."""
-        known = vars(self)
-        return {"history": {name: known[name] for name in _PLAIN},
-                **{name: None if known[name] is None else torch.from_numpy(known[name])
-                   for name in _COSINES}}
+        """What a checkpoint keeps, as plain values and tensors."""
+        values = vars(self)
+        return {"history": {name: values[name] for name in _CHECKPOINTED},
+                **{name: None if values[name] is None else torch.from_numpy(values[name])
+                   for name in _CHECKPOINTED_ARRAYS}}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Become what `state_dict` told."""
+        """Restore what `state_dict` returned."""
         vars(self).update(state["history"])
-        for name in _COSINES:
+        for name in _CHECKPOINTED_ARRAYS:
             if state.get(name) is not None:
                 setattr(self, name, state[name].numpy())
 
@@ -109,7 +125,7 @@ class History:
     def best(self) -> dict[str, float]:
         """The evaluation whose weights were kept: the first with the highest dev Spearman.
 
-        That is step 0, the starting model, if no evaluation after it is higher.
+        That is step 0, the starting model, if no later evaluation is higher.
         """
         trained = [record for record in self.evaluations if record["step"]]
         return max(self.evaluations if self.keep_start or not trained else trained,
@@ -122,9 +138,10 @@ class History:
 
 
 def build_optimizer(model: ConnectionBert, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101); biases and LayerNorm are not decayed, as BERT was trained.
+    """AdamW (arXiv 1711.05101): Adam with weight decay, which pulls weights towards zero.
 
-    Weights that are frozen (``requires_grad`` is False) are left out.
+    Biases and LayerNorm, which are vectors, are not decayed, as in BERT's own training. Frozen
+    weights (``requires_grad`` is False) are left out.
     """
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
@@ -136,7 +153,7 @@ def build_optimizer(model: ConnectionBert, config: TrainingConfig) -> torch.opti
 
 def build_schedule(optimizer: torch.optim.Optimizer, steps: int, config: TrainingConfig
                    ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rate: from 0 up in a line for ``warmup_ratio`` of `steps`, then down to 0."""
+    """Learning rate: linear from 0 to its peak for ``warmup_ratio`` of `steps`, then to 0."""
     return get_linear_schedule_with_warmup(
         optimizer, math.ceil(config.warmup_ratio * steps), steps)
 
@@ -144,17 +161,17 @@ def build_schedule(optimizer: torch.optim.Optimizer, steps: int, config: Trainin
 def freeze(model: ConnectionBert, embeddings: bool, layers: int) -> None:
     """Freeze the embeddings and the lowest `layers` layers; let all other weights train.
 
-    Layers stand on the embeddings, so freezing a layer freezes these, too. ValueError if
-    nothing would be left to train.
+    The embeddings feed every layer, so they are frozen whenever a layer is. Raises ValueError
+    if nothing would be left to train.
     """
-    known = model.bert.encoder.layer
-    if layers >= len(known):
-        raise ValueError(f"frozen_layers is {layers}, and the model has {len(known)} layers: "
-                         f"nothing is left to train. Expected {len(known) - 1} or fewer.")
+    blocks = model.bert.encoder.layer
+    if layers >= len(blocks):
+        raise ValueError(f"frozen_layers is {layers}, and the model has {len(blocks)} layers: "
+                         f"nothing is left to train. Expected {len(blocks) - 1} or fewer.")
     model.requires_grad_(True)
     if embeddings or layers:
         model.bert.embeddings.requires_grad_(False)
-    known[:layers].requires_grad_(False)
+    blocks[:layers].requires_grad_(False)
 
 
 def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
@@ -165,33 +182,32 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
           tell: Callable[[str], None] = print, keep_start: bool = True) -> History:
     """Fine-tune `model` in place; it ends with the weights of the best dev Spearman.
 
-    The dev pairs are scored before the first step, too. If no later evaluation is higher,
-    the model comes back with the weights it had, and `tell` gets a sentence that says so.
-    Without `keep_start` it gets the best trained weights even so: to measure what a setting does.
+    Arguments: `dev` is a table of pairs as `read_connections` returns it. `on_evaluation` gets
+    the record of each evaluation (that of step 0 has no loss), `on_step` the history after each
+    step, and `tell` a sentence of advice when a problem is noticed: collapse, a dev score that
+    only falls, a full disk. Setting `stop`, from another thread or in one of these functions,
+    ends the training after the current step, with an evaluation; so does Ctrl-C (in a notebook:
+    interrupt), which then raises KeyboardInterrupt. `checkpoints` is a folder: the state is
+    written there every ``config.checkpoint_every`` steps, and with ``config.resume`` a training
+    that was killed continues from it, on a CPU to bit-equal weights.
 
-    `dev` is a table of pairs as `read_connections` makes it. `on_evaluation` gets each
-    record as it comes (that of step 0 has no loss), `on_step` the history so far after each
-    step. Setting `stop`, from another thread or in one of these two, ends the training after
-    the step at hand: it is evaluated, and the best weights so far are kept. Ctrl-C (in a
-    notebook: interrupt) does the same, and then raises KeyboardInterrupt.
+    Kept weights: the dev pairs are also scored before the first step. If no later evaluation is
+    higher, the starting weights are restored and `tell` reports it. With `keep_start` False the
+    best trained weights are kept even then, to measure what a setting does.
 
-    `checkpoints` is a folder: every ``config.checkpoint_every`` steps the state is written
-    there, and with ``config.resume`` a training that was killed goes on from it, on a CPU to
-    bit-equal weights. `tell` gets a sentence when something is noticed that advice can help:
-    collapse, a dev score that only falls, a full disk.
+    Several processes (``processes.joined``, started by torchrun) train one model: they share
+    each batch, and apart from dropout the loss is that of one process. `tell` and
+    `on_evaluation` are called in the main process, which also writes the checkpoints.
 
-    Called in each of several processes (`joined`), all train one model: a batch is that of
-    all of them together, and its loss, dropout apart, that of one process. `tell` and
-    `on_evaluation` are called in the main one, which also writes the checkpoints.
+    Returns the history; the model is in evaluation mode. On a CPU the same seed gives bit-equal
+    weights. On CUDA the forward pass runs in bfloat16 where the GPU has it.
 
-    On a CPU the same seed gives bit-equal weights. On CUDA the forward pass runs in bfloat16
-    where the GPU has it. The model comes back in evaluation mode. Raises FloatingPointError
-    if the loss stops being a number, ConstantPredictionError if a dev evaluation finds all
-    cosines alike, MemoryError, with advice, if a batch needs more memory than there is, and
-    RuntimeError if another thread of this process is training.
+    Raises FloatingPointError if the loss becomes NaN or infinite, ConstantPredictionError if
+    all cosines of a dev evaluation are equal, MemoryError, with advice, if a batch needs more
+    memory than there is, and RuntimeError if another thread of this process is training.
     """
     if (config.checkpoint_every or config.resume) and checkpoints is None:
-        raise ValueError("checkpoint_every and resume want a folder: train(…, "
+        raise ValueError("checkpoint_every and resume need a folder: train(…, "
                          "checkpoints='runs/my_run-checkpoints')")
     if not _TRAINING.acquire(blocking=False):
         raise RuntimeError("another training is running in this process: wait until it has "
@@ -208,8 +224,10 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
             if checkpoints is not None:
                 keeper = Checkpoints(checkpoints, run, config.resume, tell)
         freeze(model, config.freeze_embeddings, config.frozen_layers)
-        with (torch.random.fork_rng(devices=cuda), nullcontext() if processes.are_a_group()
-              else one_gradient_table(model.bert.embeddings.word_embeddings)):   # DDP has its own
+        words = model.bert.embeddings.word_embeddings
+        # Several processes keep their gradients in DistributedDataParallel's own memory.
+        table = nullcontext() if processes.are_a_group() else one_gradient_table(words)
+        with torch.random.fork_rng(devices=cuda), table:   # the caller's random state stays
             torch.manual_seed(config.seed + processes.rank())    # each its own dropout
             return _train(model, train_set, dev, config, on_evaluation, on_step,
                           stop or threading.Event(), keeper, tell, keep_start)
@@ -281,7 +299,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                            and step % config.checkpoint_every == 0):
                 keeper.write(state, step)
             if stopping:
-                if step not in evaluate_at:      # not in the checkpoint: it was not planned
+                if step not in evaluate_at:      # not in the checkpoint, which may be resumed
                     evaluate(step)
                 break
     model.load_state_dict(state.best_weights)
@@ -300,29 +318,27 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
                   optimizer: torch.optim.Optimizer,
                   schedule: torch.optim.lr_scheduler.LRScheduler,
                   max_grad_norm: float, at_once: int | None = None) -> tuple[float, int]:
-    """Forward, backward, clip, update; returns the batch's loss, and how many pairs it has.
+    """Forward, backward, clip, update; returns the batch's loss and its number of pairs.
 
-    `at_once` pairs at a time go through the model, all if None, and their gradients are
-    added up: the same step for less memory, where the loss is a mean over pairs. A loss
-    that compares pairs (CoSENT, ranking) compares those that go through together.
+    `at_once` pairs at a time (None: all) go through the model and their gradients are added up
+    (gradient accumulation): less memory for the same step, if the loss is a mean over pairs. A
+    loss that compares pairs (CoSENT, ranking) compares only those that go through together.
 
-    With several processes `batch` is this one's share, and `at_once` that of all of them.
+    With several processes `batch` is this process's part, `at_once` the pairs of all of them.
     """
-    device, loss_sum, count = model.device, 0.0, processes.count()
+    device, loss_sum = model.device, 0.0
     pairs = processes.total(len(batch["score"]))
-    most, here = (len(range(rank, at_once or pairs, count)) for rank in (0, processes.rank()))
-    parts = list(split_batch(batch, here)) if len(batch["score"]) else []
-    parts += [NO_PAIR] * (processes.largest(len(parts)) - len(parts))    # none waits in vain
-    for left, part in zip(reversed(range(len(parts))), parts):
+    parts, most = parts_of(batch, at_once or pairs)
+    for number, part in enumerate(parts, start=1):
         part = {name: tensor.to(device, non_blocking=device.type == "cuda")
                 for name, tensor in part.items()}
         n = len(part["score"])
-        with processes.not_yet(model) if left else nullcontext():
+        with nullcontext() if number == len(parts) else processes.not_yet(model):
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device)):
                 u, v = model(part["input_ids"], part["attention_mask"], return_embeddings=True)
             u, v, score = processes.gather_pairs(u[:n], v[:n], part["score"], most)
-            loss = loss_function(u, v, score) * (len(score) / pairs)
-            (loss * count).backward()                    # DDP takes the mean, not the sum
+            loss = loss_function(u, v, score) * (len(score) / pairs)   # this part of the mean
+            (loss * processes.count()).backward()        # their mean is taken, not their sum
         loss_sum += loss.item()
     nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
@@ -333,7 +349,7 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
 
 def _identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
               config: TrainingConfig) -> dict[str, str]:
-    """What decides a run, in words and hashes; `model` holds the weights it starts from."""
+    """What determines a run, in words and hashes; `model` has the weights it starts from."""
     rows = pd.util.hash_pandas_object(dev[["sentence1", "sentence2", "score"]], index=False)
     return {
         **{name: str(value) for name, value in deciding(config).items()},
@@ -358,7 +374,7 @@ def _all_batches(loader: torch.utils.data.DataLoader, epochs: int, done: int = 0
     first, skip = divmod(done, len(loader))
     for epoch in range(first, epochs):
         loader.batch_sampler.set_epoch(epoch, skip)
-        # an iterator draws a number, and that of an epoch begun before has been drawn
+        # An iterator draws a random number; for a resumed epoch it was drawn before the kill.
         with torch.random.fork_rng(devices=[]) if skip else nullcontext():
             batches = iter(loader)
         yield from batches
@@ -369,10 +385,10 @@ def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch:
               watch: Watch) -> dict[str, float] | None:
     """Append a record to `history` and return it.
 
-    None, and no record, for a starting model that gives all pairs the same cosine: it has no
-    Spearman yet, and training may give it one.
+    If a starting model gives all pairs the same cosine, Spearman is undefined: then there is no
+    record of step 0, and None is returned.
     """
-    first, second = unpaired_texts(dev)            # no text in them that is not encoded anyway
+    first, second = unpaired_texts(dev)            # texts of dev, encoded for its pairs anyway
     cosines = processes.divided(model.similarity, [*dev["sentence1"], *first],
                                 [*dev["sentence2"], *second])
     history.dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]

@@ -230,7 +230,7 @@ def test_a_checkpoint_that_would_run_code_is_not_opened(start, tmp_path):
 
 def test_checkpoints_want_a_folder(start):
     for settings in ({"checkpoint_every": 3}, {"checkpoint_every": 0, "resume": True}):
-        with pytest.raises(ValueError, match="want a folder"):
+        with pytest.raises(ValueError, match="need a folder"):
             start(dataclasses.replace(CONFIG, **settings), folder=None)
 
 
