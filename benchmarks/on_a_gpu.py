@@ -256,7 +256,7 @@ def cpu_agreement(job: Job) -> dict[str, object]:
 
 
 def packed_against_padded(job: Job) -> dict[str, object]:
-    """`packing.py` against BERT on padded batches: pairs or texts per second, and the ratio."""
+    """`speed/packing.py` against BERT on padded batches: pairs or texts per second, and the ratio."""
     found: dict[str, object] = {}
     splits, steps = pairs_of(job), 2 if job.smoke else 20
     for precision in precisions(job):

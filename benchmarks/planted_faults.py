@@ -111,9 +111,9 @@ FAULTS = [
         ("pair_files/splitting.py", "groups=groups)]", "groups=np.arange(len(pairs)))]")),
     *_faults(
         "scoring", "tests/test_score.py",
-        ("use/scoring.py", "if not paths[-1].exists():", "if True:"),
-        ("use/scoring.py", ".reindex(part.lines)", ".reindex(part.lines[::-1])"),
-        ("use/scoring.py", "scorer.identity()])", "0])")),
+        ("use/file_scoring.py", "if not paths[-1].exists():", "if True:"),
+        ("use/file_scoring.py", ".reindex(part.lines)", ".reindex(part.lines[::-1])"),
+        ("use/file_scoring.py", "scorer.identity()])", "0])")),
     *_faults(
         "evaluation", "tests/test_evaluation.py",
         ("evaluation.py", "stats.spearmanr(", "stats.pearsonr("),

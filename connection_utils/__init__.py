@@ -65,7 +65,7 @@ _HOME = {
     "write_model_card": "use.runs",
     "open_connections": "use.arrow",
     "ConnectionScorer": "use.scorer",
-    "score_file": "use.scoring",
+    "score_file": "use.file_scoring",
     "OnnxBert": "use.onnx_bert",
     "TrainingPanel": "panels.training_panel",
     "ThresholdPanel": "panels.threshold_panel",
@@ -77,7 +77,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     file = import_module(f"{__name__}.{_HOME[name]}")
-    return file if _HOME[name].split(".")[-1] == name else getattr(file, name)
+    return file if name in ("plots", "processes") else getattr(file, name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """python -m connection_utils COMMAND: imports the command asked for, and starts it."""
 
 import argparse
+import sys
 from importlib import import_module
 
 COMMANDS = {
@@ -14,6 +15,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Start the command that the first argument names, with the others."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = argparse.ArgumentParser(
         prog="python -m connection_utils", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -21,10 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
         description="\n".join(["commands:", *(f"  {name:<10}{what}"
                                              for name, what in COMMANDS.items())]))
     options.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
-    options.add_argument("rest", nargs=argparse.REMAINDER, metavar="...",
-                         help=argparse.SUPPRESS)
-    chosen = options.parse_args(arguments)
-    import_module(f"connection_utils.commands.{chosen.command}").main(chosen.rest)
+    command = options.parse_args(arguments[:1]).command
+    import_module(f"connection_utils.commands.{command}").main(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from transformers import BertTokenizer
 
 from connection_utils.encoding import pad_batch, tokenize
 from connection_utils.long_runs import processes
-from connection_utils.long_runs.shared_batches import ShareOfBatches
+from connection_utils.long_runs.batch_parts import ShareOfBatches
 
 Item = dict[str, list[int] | float]
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
 from connection_utils.ground.paths import ROOT, being_checked
-from connection_utils.training import History
+
+if TYPE_CHECKING:
+    from connection_utils.training import History
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
@@ -124,7 +127,7 @@ def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame) -> None:
     right.set(xlabel="epoch", ylabel="dev Spearman × 100", xlim=(0, None))
 
 
-def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
+def draw_run(figure: Figure, history: "History", dev_scores: pd.Series) -> None:
     """Three panels of a run that may still be in progress, over the planned steps.
 
     The loss of each step and its running mean; dev Spearman, with a dashed line for the

@@ -49,8 +49,8 @@ from connection_utils.long_runs.advice import (
     start_kept,
 )
 from connection_utils.long_runs.averaging import AveragedWeights
+from connection_utils.long_runs.batch_parts import parts_of
 from connection_utils.long_runs.checkpoint import Checkpoints, TrainingState
-from connection_utils.long_runs.shared_batches import parts_of
 from connection_utils.losses import LOSSES
 from connection_utils.speed.gradient_table import one_gradient_table
 
@@ -116,7 +116,8 @@ class History:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` returned."""
-        vars(self).update(state["history"])
+        for name in _CHECKPOINTED:
+            setattr(self, name, state["history"][name])
         for name in _CHECKPOINTED_ARRAYS:
             if state.get(name) is not None:
                 setattr(self, name, state[name].numpy())

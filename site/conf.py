@@ -45,7 +45,7 @@ html_theme_options = {
     "use_download_button": False,
     "navbar_persistent": [],           # the side bar has the search field
     "show_toc_level": 2,
-    "max_navbar_depth": 1,             # the module lists its files itself
+    "max_navbar_depth": 1,             # the module's page lists its names
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }

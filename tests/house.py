@@ -1,55 +1,74 @@
-"""The house: which file imports which, what stands on which floor, and how large each room is."""
+"""The module's folders: which file imports which, in which layer it is, and how large it is."""
 
 import ast
 import io
+import re
 import tokenize
 from pathlib import Path
 
 PACKAGE = "connection_utils"
-# A room imports only rooms below its own floor. The files at the root, the lesson, are one room.
-FLOORS = [{"ground"}, {"model_folder", "pair_files", "long_runs", "speed", "workshop"},
+# A file imports from its own folder and from lower layers. The root, the lesson, is one folder.
+LAYERS = [{"ground"}, {"model_folder", "pair_files", "long_runs", "speed", "workshop"},
           {"lesson"}, {"use"}, {"panels"}, {"commands"}]
-EXEMPT = {"__init__", "__main__"}         # lead to every room
+DOORS = {"__init__", "__main__"}         # lead everywhere
 
 
 def files_of(package: Path) -> dict[str, Path]:
-    """Each file's dotted name, as ``bert`` or ``pair_files.reading``; a room's own is its name."""
+    """Each file by its dotted name, as ``bert`` or ``pair_files.reading``.
+
+    A folder's own file has the folder's name.
+    """
     return {".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__"):
-            path for path in sorted(package.rglob("*.py"))}
+            path for path in sorted(package.rglob("*.py"))
+            if ".ipynb_checkpoints" not in path.parts}
 
 
-def room_of(file: str) -> str:
+def folder_of(file: str) -> str:
     """The folder that a file is in; "lesson" at the root."""
-    return file.split(".")[0] if "." in file or file in set().union(*FLOORS) else "lesson"
+    return file.split(".")[0] if "." in file or file in set().union(*LAYERS) else "lesson"
 
 
 def imports_of(path: Path, files: dict[str, Path], public: dict[str, str]) -> set[str]:
     """The files that the one at `path` imports, inside functions too.
 
-    A name imported from the package itself counts as the file that it comes from.
+    A name imported from the package itself counts as the file that it comes from. AssertionError
+    for an import that hides what it is: relative, of the whole package, or by a string.
     """
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        names = []
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert PACKAGE not in names, f"{path.name} imports the whole package"
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name} has a relative import"
             names = [f"{node.module}.{each.name}" for each in node.names]
-        else:
-            continue
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not re.fullmatch(rf"{PACKAGE}(\.\w+)+", node.value), (
+                f"{path.name} names {node.value} in a string")
         for name in names:
             if name.split(".")[0] != PACKAGE:
                 continue
-            name = name.removeprefix(PACKAGE).removeprefix(".")
+            name = name.removeprefix(f"{PACKAGE}.")
+            assert name != "*" and name.split(".")[0] not in DOORS, f"{path.name} imports {name}"
             name = public.get(name, name)
             found.add(name if name in files else name.rpartition(".")[0])
     return found
 
 
 def graph_of(package: Path, public: dict[str, str]) -> dict[str, set[str]]:
-    """For each file the files that it imports; the package's own two doors are left out."""
+    """For each file the files that it imports; the package's two doors are left out."""
     files = files_of(package)
     return {file: imports_of(path, files, public) for file, path in files.items()
-            if file not in EXEMPT}
+            if file not in DOORS}
+
+
+def climbing(graph: dict[str, set[str]]) -> list[str]:
+    """The imports that do not go down: up, or across to another folder of the same layer."""
+    layer = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}
+    return [f"{file} imports {other}" for file, others in graph.items() for other in others
+            if folder_of(other) != folder_of(file)
+            and layer[folder_of(other)] >= layer[folder_of(file)]]
 
 
 def lines_of_code(path: Path) -> int:

@@ -115,7 +115,7 @@ def test_a_single_str_is_refused(model):
 
 
 def test_pairs_of_unequal_number_are_refused(model):
-    with pytest.raises(ValueError, match="2 first sentences and 1 second ones"):
+    with pytest.raises(ValueError, match="2 first sentences and 1 second sentences"):
         model.similarity(["a", "b"], ["c"])
 
 

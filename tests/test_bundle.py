@@ -160,11 +160,16 @@ def test_a_torn_copy_is_told_by_name_before_anything_is_installed(carried):
     wheel = folder / "wheels" / SETUPTOOLS
     wheel.write_bytes(wheel.read_bytes()[:1000])
     (folder / WEIGHTS).unlink()
+    torn = folder / "connection_utils/workshop/assets.py"          # in the midst of a word
+    torn.write_bytes(torn.read_bytes()[:3000])
+    (folder / "connection_utils/use/runs.py").unlink()
     done = make("run", cwd=folder)
     assert done.returncode == 2 and not (folder / ".venv").exists()
+    assert "connection_utils/workshop/assets.py: other content (3,000 bytes)\n" in done.stderr
+    assert "connection_utils/use/runs.py: No such file or directory\n" in done.stderr
     assert f"wheels/{SETUPTOOLS}: other content (1,000 bytes)\n" in done.stderr
     assert f"{WEIGHTS}: No such file or directory\n" in done.stderr
-    assert done.stderr.count(": other content") == 1 and "Copy them again" in done.stderr
+    assert done.stderr.count(": other content") == 2 and "Copy them again" in done.stderr
 
 
 @pytest.mark.parametrize("cut", [None, 0, 300])
@@ -292,7 +297,7 @@ def test_the_model_and_the_data_are_put_in_place_first_or_told(tmp_path, monkeyp
     assert done.returncode == 1 and not (root / "runs/bundle").exists()
     assert done.stderr.startswith("The default model all-MiniLM-L6-v2 is not in place.")
     calls = []
-    monkeypatch.setattr(bundle, "fetch_assets", lambda *wanted: calls.append(wanted))
+    monkeypatch.setattr(assets, "fetch_assets", lambda *wanted: calls.append(wanted))
     monkeypatch.setattr(bundle, "pack", lambda *wanted: calls.append(wanted) or "here")
     bundle.main([str(tmp_path / "to"), "--extra-index-url", "file:///index"])
     assert calls[0] == (assets.MODEL, assets.DATA)

@@ -1,4 +1,4 @@
-"""The module's rooms: imports go down, the lesson stays small, and every door opens."""
+"""The module's folders: imports go down, the lesson stays small, and every door opens."""
 
 import ast
 import os
@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import nbformat
 import pytest
-from house import EXEMPT, FLOORS, files_of, graph_of, lines_of_code, room_of
+from house import DOORS, LAYERS, climbing, files_of, folder_of, graph_of, lines_of_code
 
 import connection_utils
 from connection_utils.__main__ import COMMANDS, main
@@ -18,20 +19,14 @@ from connection_utils.ground.paths import PACKAGE, ROOT, find_root
 from connection_utils.workshop import notebooks
 
 PUBLIC = connection_utils._HOME
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# Lines of code. The limit is on sums: one on each file only makes more files.
+FOLDERS = set().union(*LAYERS)
+# Lines of code. The limit is on sums: a limit on each file only makes more files.
 LESSON, ALL = 850, 5100
 
 
-def climbing(graph: dict[str, set[str]]) -> list[str]:
-    """The imports that do not go down: up, or across to another room of the same floor."""
-    return [f"{file} imports {other}" for file, others in graph.items() for other in others
-            if room_of(other) != room_of(file) and FLOOR[room_of(other)] >= FLOOR[room_of(file)]]
-
-
-def test_imports_go_down_the_floors_inside_functions_too():
+def test_imports_go_down_the_layers_inside_functions_too():
     graph = graph_of(PACKAGE, PUBLIC)
-    assert {room_of(file) for file in graph} == set(FLOOR)
+    assert {folder_of(file) for file in graph} == FOLDERS
     assert climbing(graph) == []
 
 
@@ -39,24 +34,41 @@ def test_no_two_files_import_each_other_even_by_way_of_others():
     list(TopologicalSorter(graph_of(PACKAGE, PUBLIC)).static_order())    # raises if they do
 
 
+@pytest.fixture
+def planted(tmp_path):
+    """A copy of the module with a line in a function at the end of one of its files."""
+    def plant(file: str, line: str) -> Path:
+        package = shutil.copytree(PACKAGE, tmp_path / "connection_utils")
+        with open(package / file, "a") as changed:
+            changed.write(f"\n\ndef planted():\n    {line}\n")
+        return package
+    return plant
+
+
 @pytest.mark.parametrize(("file", "line", "expected"), [
     ("ground/paths.py", "from connection_utils import plots", "ground.paths imports plots"),
-    ("ground/paths.py", "from connection_utils import train", "ground.paths imports training"),
-    ("ground/paths.py", "import connection_utils.bert", "ground.paths imports bert"),
+    ("ground/paths.py", "from connection_utils import train as t",
+     "ground.paths imports training"),
+    ("ground/paths.py", "import connection_utils.bert as b", "ground.paths imports bert"),
     ("speed/packing.py", "from connection_utils.long_runs import processes",
      "speed.packing imports long_runs.processes"),
     ("losses.py", "from connection_utils.use.runs import save_run", "losses imports use.runs")])
-def test_the_guard_sees_an_import_in_a_function(tmp_path, file, line, expected):
-    package = shutil.copytree(PACKAGE, tmp_path / "connection_utils")
-    with open(package / file, "a") as changed:
-        changed.write(f"\n\ndef climb():\n    {line}\n")
-    assert climbing(graph_of(package, PUBLIC)) == [expected]
+def test_the_guard_sees_an_import_that_goes_up(planted, file, line, expected):
+    assert climbing(graph_of(planted(file, line), PUBLIC)) == [expected]
 
 
-def test_the_guard_sees_a_circle(tmp_path):
-    package = shutil.copytree(PACKAGE, tmp_path / "connection_utils")
-    with open(package / "bert.py", "a") as changed:
-        changed.write("\n\ndef circle():\n    from connection_utils import spearman\n")
+@pytest.mark.parametrize("line", [
+    "from ..bert import ConnectionBert", "from . import use", "import connection_utils",
+    "import connection_utils as c", "from connection_utils import *",
+    "from connection_utils import __main__", "from connection_utils.__main__ import main",
+    "import_module('connection_utils.use.runs')"])
+def test_the_guard_refuses_an_import_that_hides_what_it_is(planted, line):
+    with pytest.raises(AssertionError, match="losses.py|connection_utils"):
+        assert climbing(graph_of(planted("losses.py", line), PUBLIC)) == []
+
+
+def test_the_guard_sees_a_circle(planted):
+    package = planted("bert.py", "from connection_utils import spearman")
     with pytest.raises(CycleError):
         list(TopologicalSorter(graph_of(package, PUBLIC)).static_order())
 
@@ -64,7 +76,7 @@ def test_the_guard_sees_a_circle(tmp_path):
 def test_the_lesson_and_the_module_stay_small():
     sizes = {file: lines_of_code(path) for file, path in files_of(PACKAGE).items()}
     assert sum(size for file, size in sizes.items()
-               if room_of(file) == "lesson" and file not in EXEMPT) <= LESSON
+               if folder_of(file) == "lesson" and file not in DOORS) <= LESSON
     assert sum(sizes.values()) <= ALL
 
 
@@ -75,12 +87,16 @@ def test_lines_of_code_are_those_with_code_on_them(tmp_path):
     assert lines_of_code(tmp_path / "a.py") == 5
 
 
-def test_the_map_names_every_room_and_every_file_of_the_lesson():
+def test_the_map_fits_on_a_screen_and_names_every_folder_and_file_of_the_lesson():
     page = (PACKAGE / "README.md").read_text()
-    lesson = {file for file in files_of(PACKAGE) if room_of(file) == "lesson" and file
-              and file not in EXEMPT}
-    assert set(re.findall(r"`(\w+)/`", page)) == set(FLOOR) - {"lesson"}
-    assert set(re.findall(r"`(\w+)\.py`", page)) == {"__init__"} | lesson
+    order = re.findall(r"^\| `(\w+)\.py`", page, re.MULTILINE)
+    assert set(order) == {file for file in files_of(PACKAGE)
+                          if folder_of(file) == "lesson"} - DOORS
+    assert set(re.findall(r"^\| \d \| `(\w+)/`", page, re.MULTILINE)) == FOLDERS - {"lesson"}
+    assert len(page.splitlines()) <= 60
+    graph = graph_of(PACKAGE, PUBLIC)                   # no file needs one that comes later
+    for place, file in enumerate(order):
+        assert not graph[file] & set(order[place:]), file
 
 
 # Names
@@ -95,15 +111,17 @@ def test_every_public_name_leads_to_something_with_a_docstring():
 def test_no_public_name_is_a_files_name_too():
     """Importing the file would put it in the name's place."""
     assert set(connection_utils.__all__) & {path.stem for path in PACKAGE.iterdir()} == {"plots"}
-    whole = {name for name, home in PUBLIC.items() if home.split(".")[-1] == name}
-    assert whole == {"plots", "processes"}                  # these two are files on purpose
+    assert {name for name, home in PUBLIC.items() if home == name} == {"plots"}   # on purpose
 
 
-def test_notebooks_import_from_the_package_alone():
+def test_notebooks_import_public_names_alone():
     for path in (ROOT / "notebooks").glob("**/*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code":
-                assert not re.search(r"(from|import) connection_utils\.", cell.source), path.name
+            for place, names in re.findall(
+                    r"^from connection_utils(\S*) import (\([^)]*\)|.*)$",
+                    cell.source if cell.cell_type == "code" else "", re.MULTILINE):
+                names = {name.split()[0] for name in names.strip("()").split(",")}
+                assert not place and names <= {*connection_utils.__all__}, (path.name, names)
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +171,13 @@ def test_a_wheel_outside_the_checkout_has_every_name_and_works_where_it_is_calle
 
 
 def test_the_repository_is_found_from_the_package_or_from_the_working_folder(tmp_path):
-    elsewhere = tmp_path / "site-packages" / "connection_utils"
-    assert find_root(PACKAGE, tmp_path) == ROOT
-    assert find_root(elsewhere, ROOT / "notebooks" / "solutions") == ROOT
-    assert find_root(elsewhere, tmp_path) == tmp_path
+    package, here = tmp_path / "place" / "connection_utils", lambda: tmp_path
+    (package.parent / "connection_utils-0.1.0.dist-info").mkdir(parents=True)
+    assert find_root(package, lambda: ROOT / "notebooks" / "solutions") == ROOT
+    assert find_root(package, here) == tmp_path
+    (package.parent / "connection_utils-0.1.0.dist-info").rmdir()
+    assert find_root(package, here) == package.parent         # a copy without pyproject.toml
+    assert find_root(PACKAGE, lambda: 1 / 0) == ROOT          # a deleted working folder is fine
 
 
 def test_editing_any_file_of_the_module_makes_executed_copies_stale(tmp_path, monkeypatch):
@@ -168,7 +189,11 @@ def test_editing_any_file_of_the_module_makes_executed_copies_stale(tmp_path, mo
             changed.write("# changed\n")
         seen.add(notebooks.fingerprint_of("no-model", "no-data"))
     (package / "use" / "new.py").write_text("NEW = 1\n")
-    assert len(seen | {notebooks.fingerprint_of("no-model", "no-data")}) == 5
+    seen.add(notebooks.fingerprint_of("no-model", "no-data"))
+    assert len(seen) == 5
+    (package / ".ipynb_checkpoints").mkdir()                  # JupyterLab's, of a file opened
+    (package / ".ipynb_checkpoints" / "bert-checkpoint.py").touch()
+    assert notebooks.fingerprint_of("no-model", "no-data") in seen
 
 
 # Commands
@@ -202,6 +227,17 @@ def test_help_and_the_check_of_a_bundle_run_on_bare_python(tmp_path):
         assert re.search(rf"^  {name} +{re.escape(what)}$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_the_command_that_is_asked_for_is_imported(command):
+    code = (f"import sys\nfrom connection_utils.__main__ import main\ntry:\n    "
+            f"main(['{command}', '--help'])\nexcept SystemExit:\n    print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True,
+                          text=True)
+    modules = done.stdout.splitlines()[-1].split()
+    assert [name for name in modules if name.startswith("connection_utils.commands.")] == [
+        f"connection_utils.commands.{command}"]
+
+
 def test_each_command_is_a_file_of_its_own():
     commands = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__"}
     assert commands == set(COMMANDS)
@@ -227,16 +263,29 @@ def test_what_is_no_command_is_refused(capsys, arguments):
     assert left.value.code == 2 and "COMMAND" in said
 
 
-def test_the_module_is_started_by_one_name():
-    """Ray and worker processes pickle by module path, so nothing is defined in __main__."""
+def test_a_wrong_recipe_is_reported_by_the_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--recipe", "grandma"])
+    assert "python -m connection_utils finetune: error:" in capsys.readouterr().err
+
+
+def test_nothing_is_defined_in_main():
+    """Ray and worker processes pickle by module path, and __main__ is another one there."""
     tree = ast.parse((PACKAGE / "__main__.py").read_text())
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    for name in COMMANDS:
-        done = subprocess.run([sys.executable, "-m", f"connection_utils.commands.{name}"],
-                              cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout + done.stderr == "", name
-    pages = [*ROOT.glob("*.md"), ROOT / "Makefile", *ROOT.glob("[dnbtcs]*/**/*.md"),
-             *ROOT.glob("notebooks/**/*.ipynb"), *ROOT.glob("[bct]*/**/*.py")]
+
+
+def test_no_page_names_a_file_or_a_command_that_has_moved():
+    known = {file.split(".")[0] for file in files_of(PACKAGE)} | {*connection_utils.__all__} | {
+        "_HOME", "__all__"}
+    pages = [*ROOT.glob("*.*"), ROOT / "Makefile", ROOT / ".ci/run",
+             *(ROOT / "notebooks").glob("**/*.ipynb"),
+             *(path for folder in ("benchmarks", "connection_utils", "data", "site", "tests",
+                                   "transformers") for kind in ("md", "py")
+               for path in (ROOT / folder).glob(f"**/*.{kind}"))]
     for page in pages:
-        assert not re.search(rf"connection_utils\.({'|'.join(COMMANDS)})\b",
-                             page.read_text(encoding="utf-8")), page.name
+        if page.is_file() and page != Path(__file__):
+            text = page.read_text(encoding="utf-8")
+            assert {*re.findall(r"\bconnection_utils\.(\w+)", text)} <= known, page
+            for file in re.findall(r"\bconnection_utils/([\w/]+\.py)\b", text):
+                assert (PACKAGE / file).is_file() or file == "nowhere.py", (page, file)

@@ -91,5 +91,5 @@ def test_making_one_says_nothing_and_leaves_model_and_logging_alone(tiny_folder,
 def test_a_single_str_and_unequal_lists_are_refused(plain):
     with pytest.raises(TypeError, match="texts is a single str"):
         plain.encode("Hi")
-    with pytest.raises(ValueError, match="1 first sentences and 2 second ones"):
+    with pytest.raises(ValueError, match="1 first sentences and 2 second sentences"):
         plain.similarity(["a"], ["b", "c"])

@@ -17,7 +17,7 @@ from cases import slow
 from connection_utils import ConnectionBert, ConnectionDataset, TrainingConfig, train
 from connection_utils.dataset import LengthBucketedBatches
 from connection_utils.ground.paths import ROOT
-from connection_utils.long_runs.shared_batches import ShareOfBatches
+from connection_utils.long_runs.batch_parts import ShareOfBatches
 
 TOGETHER = Path(__file__).with_name("together.py")
 PAIRS = 46

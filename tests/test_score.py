@@ -29,7 +29,7 @@ ROWS = 5
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five rows at a time, so that a small file has several parts."""
-    for module in ("pair_files.chunks", "pair_files.row_source", "use.scoring"):
+    for module in ("pair_files.chunks", "pair_files.row_source", "use.file_scoring"):
         monkeypatch.setattr(f"connection_utils.{module}.CHUNK", ROWS)
 
 
@@ -199,9 +199,9 @@ SCORE_AND_DIE = """
 import json, os, signal, sys, time, traceback
 from connection_utils import ConnectionScorer
 from connection_utils.pair_files import chunks, row_source
-from connection_utils.use import scoring   # once, for all
+from connection_utils.use import file_scoring   # once, for all
 
-for module in (chunks, row_source, scoring):
+for module in (chunks, row_source, file_scoring):
     module.CHUNK = 5
 
 class Slow(ConnectionScorer):
@@ -221,7 +221,7 @@ for line in sys.stdin:                                # a process a line
         signal.alarm(120)
         os.dup2(tell, 1)
         try:
-            scoring.score_file(pairs, out, Slow(folder, device="cpu"))
+            file_scoring.score_file(pairs, out, Slow(folder, device="cpu"))
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -84,8 +84,8 @@ def few_labels(tmp_path_factory):
 
 
 def start(arguments, environment):
-    return subprocess.run([sys.executable, "-m", "connection_utils", *arguments], cwd=ROOT, env=environment,
-                          capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "connection_utils", *arguments], cwd=ROOT,
+                          env=environment, capture_output=True, text=True)
 
 
 SWEEP = ["series", "sweep", "batch_size", "8", "16", "--data"]
@@ -130,8 +130,8 @@ def test_the_watch_bites_inside_a_kernel_too(watched, tmp_path):
     notebook = tmp_path / "reaches_out.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
         "import urllib.request as u; u.urlopen('http://192.0.2.2/')")]), notebook)
-    code = ("import nbformat; from connection_utils.workshop.notebooks import execute; from pathlib "
-            f"import Path; execute(nbformat.read({str(notebook)!r}, 4), 'reaches_out', "
+    code = ("import nbformat; from connection_utils.workshop.notebooks import execute; "
+            f"from pathlib import Path; execute(nbformat.read({str(notebook)!r}, 4), 'reaches_out', "
             f"Path({str(tmp_path / 'copy.ipynb')!r}))")
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT,
                           capture_output=True, text=True)

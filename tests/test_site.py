@@ -70,9 +70,9 @@ def test_the_module_is_shown_by_its_public_names_not_by_its_files(site, pages):
     names = pages[site / "connection_utils" / "names.html"]
     assert set(connection_utils.__all__) <= {
         id.removeprefix("connection_utils.") for id in names.ids if id} | {
-        "LOSSES", "RECIPES", "plots", "processes"}
+        "LOSSES", "RECIPES", "plots"}
     assert names.text.count("Fine-tune model in place") == 1
-    for name in ("LOSSES", "RECIPES", "plots", "processes"):
+    for name in ("LOSSES", "RECIPES", "plots"):
         assert name.lower() in names.ids, name
 
 

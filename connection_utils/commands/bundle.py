@@ -24,7 +24,6 @@ from connection_utils.ground.whole_files import (
     sha256_of,
     write_folder_whole,
 )
-from connection_utils.workshop.assets import DATA, MODEL, fetch_assets
 
 SUMS, END = "SHA256SUMS", "# end"       # `sha256sum --check` reads it, too; its last line
 NOTICE = """The series "How connected are two texts?", for a machine without a network.
@@ -172,6 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
         if chosen.check:
             print(f"bundle: {check(ROOT)} files, whole")
             return
+        from connection_utils.workshop.assets import DATA, MODEL, fetch_assets
+
         fetch_assets(MODEL, DATA)
         more = [f"{asset.folder}/{name}" for asset in (MODEL, DATA) for name in asset.files]
         machine = pack(chosen.folder, ROOT, more, chosen.extra_index_url)

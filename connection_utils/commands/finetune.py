@@ -103,7 +103,7 @@ def parser(recipe: TrainingConfig = RECIPES["post"]) -> argparse.ArgumentParser:
 
 def _first() -> argparse.ArgumentParser:
     """The two options that decide the defaults of others."""
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options = new_parser("finetune", None, add_help=False)
     options.add_argument("--data", default=DEFAULT_DATA, metavar="PATH",
                          help="folder with train, dev and test files, or one file of pairs: "
                               "CSV, TSV, JSON Lines, Parquet or Excel (default: %(default)s)")

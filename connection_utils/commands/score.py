@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(missing)
     from connection_utils.pair_files.columns import stated_columns
     from connection_utils.pair_files.faults import ConnectionDataError
+    from connection_utils.use.file_scoring import score_file
     from connection_utils.use.scorer import ConnectionScorer  # and torch, which takes seconds
-    from connection_utils.use.scoring import score_file
 
     try:
         scorer = ConnectionScorer(options.model, into=options.into,

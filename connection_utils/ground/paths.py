@@ -1,24 +1,28 @@
 """Where things lie in the repository, and whether this run is being checked."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def find_root(package: Path, working: Path) -> Path:
-    """The repository: that which holds `package`, else that around the folder `working`.
+def find_root(package: Path, working: Callable[[], Path]) -> Path:
+    """The repository: the folder that `package` is in, unless a wheel was installed there.
 
-    A module that was installed from a wheel is in no repository. Where no folder around
-    `working` is one either, `working` is where data is looked for and ``runs/`` goes.
+    Then it is the repository around the folder that `working` returns, or that folder itself
+    if there is none around it: data is looked for there, and ``runs/`` is made there.
     """
-    for folder in (package.parent, working, *working.parents):
-        if (folder / "pyproject.toml").is_file() and (folder / package.name).is_dir():
-            return folder
-    return working
+    if not any(package.parent.glob(f"{package.name}-*.dist-info")):
+        return package.parent
+    folder = working()
+    for around in (folder, *folder.parents):
+        if (around / "pyproject.toml").is_file() and (around / package.name).is_dir():
+            return around
+    return folder
 
 
-ROOT = find_root(PACKAGE, Path.cwd())
+ROOT = find_root(PACKAGE, Path.cwd)
 
 
 def being_checked() -> bool:

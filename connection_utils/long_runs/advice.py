@@ -19,7 +19,7 @@ class Watch:
 
     def look(self, step: int, scores: Sequence[float], learning_rate: float,
              collapsed: str | None) -> None:
-        """After the evaluation at `step`: `scores` are the dev Spearmans of all since step 0.
+        """Check the evaluation at `step`, the last of `scores`: dev Spearmans after step 0.
 
         `collapsed` says how the model has collapsed, None if it has not.
         """
@@ -82,8 +82,8 @@ def interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
 def how_to_go_on(step: int, steps: int, checkpoints: Path | None) -> str:
     """What to tell whoever has pressed Ctrl-C after `step` of `steps`."""
     remedy = (f"With resume=True (--resume) the training goes on from {shown(checkpoints)}."
-              if checkpoints else "To be able to go on another time, train with checkpoints=, and "
-              "checkpoint_every= in the TrainingConfig.")
+              if checkpoints else "To be able to go on another time, train with checkpoints=, "
+              "and checkpoint_every= in the TrainingConfig.")
     return (f"interrupted after step {step} of {steps}. The model holds the best weights "
             f"so far, and can be used and saved. {remedy}")
 

@@ -105,18 +105,19 @@ class Checkpoints:
         The main process reads it, and hands it to the others. ValueError if it is one of
         another run, or asks for more than a checkpoint holds.
         """
-        kept, where = processes.from_main(self._newest) if self._resume else (None, None)
+        kept, path = processes.from_main(self._newest) if self._resume else (None, None)
         if kept is None:
             return
         state.load_state_dict(kept)
         before, now = len(kept["random"]), processes.count()
-        self._tell(f"going on after step {len(kept['history']['step_losses'])} ({where})" + (
+        step = int(_NAME.fullmatch(path.name)[1])
+        self._tell(f"going on after step {step} ({shown(path)})" + (
             f"; it was written by {before} process{'es' * (before > 1)} and now there "
             f"{'are' if now > 1 else 'is'} {now}, so dropout draws other numbers"
             if before != now else ""))
 
-    def _newest(self) -> tuple[dict[str, object] | None, str]:
-        """What the newest whole checkpoint holds, and where it lies."""
+    def _newest(self) -> tuple[dict[str, object] | None, Path | None]:
+        """The content and the path of the newest whole checkpoint."""
         for path in reversed(_paths(self.folder)):
             if sha256_of(path)[:16] != _NAME.fullmatch(path.name)[2]:
                 self._tell(f"{shown(path)} is damaged: its content has not the hash that its "
@@ -134,8 +135,8 @@ class Checkpoints:
                     + "; ".join(f"{name} ({kept['run'][name]}, now {self._run[name]})"
                                 for name in other)
                     + ". Choose another folder, or the same settings and data.")
-            return kept, shown(path)
-        return None, ""
+            return kept, path
+        return None, None
 
     def write(self, state: TrainingState, step: int) -> None:
         """Write the `state` after `step` whole, then remove all but the newest `KEPT`.

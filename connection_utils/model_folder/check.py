@@ -1,10 +1,4 @@
-"""A verdict on a local model folder before anything is built from it.
-
-A BERT folder holds ``config.json`` (the architecture), ``vocab.txt`` or
-``tokenizer.json`` (the vocabulary) and ``model.safetensors`` or ``pytorch_model.bin``
-(the weights). Most things that go wrong with one load without an error, or with an error
-that names another cause; each is looked for here and answered with what to do.
-"""
+"""A verdict on a local model folder before anything is built from it."""
 
 from pathlib import Path
 

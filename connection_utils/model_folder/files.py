@@ -21,7 +21,7 @@ from transformers import BertTokenizer
 from connection_utils.ground.whole_files import is_sealed, put_back
 
 transformers.logging.disable_progress_bar()      # a bar on stderr for every load and save
-transformers.logging.set_verbosity_error()       # what matters is checked by the doctor
+transformers.logging.set_verbosity_error()       # what matters is checked by check.py
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")     # taken in this order
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -83,7 +83,8 @@ def parameters_of(path: Path) -> dict[str, object]:
 
 def fingerprint_of(model: str, data: str) -> str:
     """A hash of all that decides the outputs, apart from notebook and parameters."""
-    files = sorted(PACKAGE.rglob("*.py"))
+    files = sorted(path for path in PACKAGE.rglob("*.py")
+                   if ".ipynb_checkpoints" not in path.parts)
     for place in (model, data):
         path = ROOT / as_path(place)
         files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else (
