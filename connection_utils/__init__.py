@@ -67,6 +67,8 @@ _HOME = {
     "ConnectionScorer": "use.scorer",
     "score_file": "use.file_scoring",
     "OnnxBert": "use.onnx_bert",
+    "draw_text_path": "panels.diagrams",
+    "draw_siamese": "panels.diagrams",
     "TrainingPanel": "panels.training_panel",
     "ThresholdPanel": "panels.threshold_panel",
 }

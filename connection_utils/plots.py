@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,9 +12,6 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
 from connection_utils.ground.paths import ROOT, being_checked
-
-if TYPE_CHECKING:
-    from connection_utils.training import History
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
@@ -90,21 +86,23 @@ def band_of(scores: pd.Series) -> pd.Categorical:
 
 
 def draw_distributions(ax: Axes, scores: pd.Series, cosines: np.ndarray,
-                       unpaired: np.ndarray | None = None) -> None:
+                       marks: bool = False) -> None:
     """Smoothed densities of the cosines, one line per band of the human score.
 
-    `unpaired`, if given, are the cosines of random unpaired texts (the collapse check).
+    With `marks`, a dot on each line at the band's mean cosine, and a triangle on the axis at its
+    mean score.
     """
     grid = np.linspace(-0.3, 1.0, 400)
     bands = band_of(scores)
-    colors = plt.get_cmap("viridis")(np.linspace(0.9, 0.0, len(bands.categories)))
-    if unpaired is not None:
-        ax.fill_between(grid, gaussian_kde(unpaired)(grid), color="0.85", lw=0,
-                        label="unpaired")
+    colors = plt.get_cmap("viridis")(np.linspace(0.8, 0.0, len(bands.categories)))
     for name, color, line in zip(bands.categories, colors, LINES):
         here = np.asarray(cosines)[bands == name]
         if len(here) > 2 and np.ptp(here) > 0:
-            ax.plot(grid, gaussian_kde(here)(grid), color=color, ls=line, label=name)
+            density = gaussian_kde(here)
+            ax.plot(grid, density(grid), color=color, ls=line, label=name)
+            if marks:
+                ax.plot(here.mean(), density(here.mean()), "o", color=color)
+                ax.plot(scores[bands == name].mean(), 0, "^", color=color, clip_on=False)
     ax.set(xlabel="cosine of the two texts", ylabel="density", xlim=(-0.3, 1.0), ylim=(0, None))
 
 
@@ -127,33 +125,6 @@ def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame) -> None:
     right.set(xlabel="epoch", ylabel="dev Spearman × 100", xlim=(0, None))
 
 
-def draw_run(figure: Figure, history: "History", dev_scores: pd.Series) -> None:
-    """Three panels of a run that may still be in progress, over the planned steps.
-
-    The loss of each step and its running mean; dev Spearman, with a dashed line for the
-    starting model (step 0); and the distribution of the latest evaluation's dev cosines.
-    """
-    loss, quality, spread = figure.subplots(1, 3)
-    losses = pd.Series(history.step_losses, index=range(1, len(history.step_losses) + 1),
-                       dtype=float)
-    loss.plot(losses, color=BLUE, alpha=0.25, lw=0.8)
-    loss.plot(losses.rolling(25, min_periods=1).mean(), color=BLUE)
-    loss.set(title="training loss", xlabel="step", ylim=(0, None))
-    reached = {record["step"]: record["dev_spearman"] for record in history.evaluations}
-    if 0 in reached:
-        quality.axhline(100 * reached[0], color="0.5", ls="--", lw=1)
-    quality.plot(list(reached), [100 * value for value in reached.values()], marker="o",
-                 color=RED)
-    quality.set(title="dev Spearman × 100", xlabel="step")
-    for ax in (loss, quality):
-        ax.set_xlim(0, max(history.steps, 1))
-    if history.dev_cosines is not None:
-        draw_distributions(spread, dev_scores, history.dev_cosines)
-        if spread.lines:                   # none if all cosines are alike
-            spread.legend(fontsize=7, loc="upper left")
-    spread.set(title="dev cosines by human score", xlabel="cosine", ylabel="", yticks=[])
-
-
 def draw_threshold(ax: Axes, connected: np.ndarray, cosines: np.ndarray, threshold: float
                    ) -> None:
     """Densities of the cosines of connected and other pairs, and a line at `threshold`."""
@@ -165,9 +136,38 @@ def draw_threshold(ax: Axes, connected: np.ndarray, cosines: np.ndarray, thresho
             density = gaussian_kde(here)(grid) * len(here) / len(cosines)
             ax.plot(grid, density, color=color, ls=line, label=name)
             wrong = grid < threshold if kind else grid >= threshold
-            ax.fill_between(grid, density, where=wrong, color=color, alpha=0.25, lw=0)
+            ax.fill_between(grid, density, where=wrong, color=color, alpha=0.25, lw=0,
+                            label="missed" if kind else "false alarms")
     ax.axvline(threshold, color=BLACK, lw=1.2)
     ax.set(xlabel="cosine of the two texts", ylabel="density × share of pairs",
            xlim=(-0.3, 1.0), ylim=(0, None))
     if len(ax.lines) > 1:                  # the line at the threshold has no label
         ax.legend(loc="upper left")
+
+
+def draw_batch(ax: Axes, attention_mask: np.ndarray) -> None:
+    """A batch as the rectangle that it is: tokens dark, padding light, a row for each text."""
+    texts, width = attention_mask.shape
+    ax.imshow(attention_mask, cmap="Blues", vmin=-0.1, vmax=1.3, aspect="auto",
+              extent=(0, width, texts, 0))
+    ax.axhline(texts / 2, color=RED, lw=1.2)
+    for place, name in ((0.25, "first\nsentences"), (0.75, "second\nsentences")):
+        ax.text(width + 0.5, place * texts, name, va="center", fontsize=8)
+    ax.set(xlabel="tokens", ylabel="texts of the batch", yticks=[0, texts // 2, texts])
+    ax.grid(visible=False)
+
+
+def draw_shares(ax: Axes, cosines: dict[str, np.ndarray]) -> None:
+    """Histograms of several kinds of cosines, each as shares of its own number."""
+    for (name, values), color, hatch in zip(cosines.items(), (BLUE, RED), ("", "//")):
+        ax.hist(np.clip(values, -0.3, 1.0), bins=np.linspace(-0.3, 1.0, 27), weights=np.full(
+            len(values), 1 / len(values)), color=color, alpha=0.5, hatch=hatch, label=name)
+    ax.set(xlabel="cosine of the two texts", ylabel="share of the pairs", xlim=(-0.3, 1.0))
+
+
+def draw_against_score(ax: Axes, scores: pd.Series, cosines: np.ndarray) -> None:
+    """A point for each pair, cosine over human score, and the line on which both are equal."""
+    ax.plot([0, 1], [0, 1], color="0.4", ls="--", lw=1, label="cosine = score")
+    ax.scatter(scores, cosines, s=6, alpha=0.35, color=BLUE, lw=0)
+    ax.set(xlabel="human score (0..1)", ylabel="cosine of the two texts", xlim=(-0.02, 1.02),
+           ylim=(-0.3, 1.02))

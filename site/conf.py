@@ -65,7 +65,7 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
         "The notebooks": [*sorted(doc for doc in there if doc.startswith("notebooks/0")),
                           *there & {"notebooks/solutions/README"}],
         "Beside them": [doc for doc in (
-            "transformers/README", "data/README", "data/samples/README", "benchmarks/README",
+            "docs/glossary", "transformers/README", "data/README", "data/samples/README", "benchmarks/README",
             "connection_utils/README") if doc in there],
         "In Korean": ["한국어 <README.ko>"] if "README.ko" in there else [],
     }

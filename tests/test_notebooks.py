@@ -101,6 +101,19 @@ def test_code_is_readable(path):
         assert not lines[-1].endswith(";"), cell.source
 
 
+def test_the_way_to_the_first_distribution_is_short():
+    """01 to 04: few cells, few words, and headings that begin a Markdown cell."""
+    cells = [cell for path in SERIES[:4] for cell in nbformat.read(path, as_version=4).cells]
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    assert len(cells) <= 120
+    assert sum(len(text.split()) for text in texts) <= 4600     # 4,000 of them English
+    assert max(len(cell.source.splitlines()) for cell in cells
+               if cell.cell_type == "code") <= 15
+    assert next(place for place, cell in enumerate(cells, start=1)
+                if "draw_distributions" in cell.source) <= 95
+    assert not [text for text in texts if re.search(r"\n##? ", text)]
+
+
 @notebooks
 def test_what_is_not_compared_says_why(path):
     """The reason stands in a comment on its own line below the mark."""
@@ -122,14 +135,13 @@ def test_at_least_80_percent_of_what_cells_print_is_compared():
 
 
 def test_the_readmes_numbers_are_those_of_notebook_03():
-    printed = next(output.data["text/plain"] for cell in code_cells(NOTEBOOKS[2])
-                   for output in cell.outputs
-                   if "gain" in output.get("data", {}).get("text/plain", ""))
-    readme = (ROOT / "README.md").read_text()
-    before, after, gain = (line.split()[1:] for line in printed.splitlines()[1:4])
-    for number in (before[0], *after, *gain):
-        assert number in readme, number
-    assert f"| **this series, notebook 03** | **{after[0]}** |" in readme
+    printed = next(output.text for cell in code_cells(NOTEBOOKS[2]) for output in cell.outputs
+                   if "95 % interval" in output.get("text", ""))
+    before, after, gain, low, high = re.findall(r"-?\d+\.\d\d", printed)
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert (f"rises from **{before}** to **{after}**, a gain of {gain} (95 % interval {low} to "
+            f"{high})") in readme
+    assert f"| **this series, notebook 03** | **{after}** |" in readme
 
 
 def test_the_readmes_table_has_a_row_for_each_notebook():
@@ -244,8 +256,8 @@ def test_the_comparison_bites(tmp_path):
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     text = next(o for o in outputs if o.output_type == "stream")
     table = next(o for o in outputs if "5749" in o.get("data", {}).get("text/html", ""))
-    assert "loses 38" in text.text
-    text.text = text.text.replace("loses 38", "loses 37")
+    assert "1.25 tokens per word" in text.text
+    text.text = text.text.replace("1.25 tokens", "1.26 tokens")
     table.data["text/html"] = table.data["text/html"].replace("5749", "5748")
     nbformat.write(notebook, tmp_path / "copy.ipynb")
     bitten = subprocess.run(
@@ -254,4 +266,4 @@ def test_the_comparison_bites(tmp_path):
          str(tmp_path), "copy.ipynb"], capture_output=True, text=True, cwd=tmp_path,
         env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
     assert bitten.returncode == 1 and "2 failed" in bitten.stdout, bitten.stdout
-    assert "loses 37" in bitten.stdout and "5748" in bitten.stdout
+    assert "1.26 tokens" in bitten.stdout and "5748" in bitten.stdout

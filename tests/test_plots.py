@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from connection_utils import plots
+from connection_utils import draw_siamese, draw_text_path, plots
+from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.ground.paths import ROOT
+from connection_utils.panels.training_panel import draw_run
 from connection_utils.training import History
+from connection_utils.workshop.assets import DEFAULT_MODEL
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +36,18 @@ def test_distributions_draw_a_line_a_band_that_peaks_where_the_cosines_are():
     chance = np.random.default_rng(1)
     scores = pd.Series(np.repeat([0.1, 0.9], 200))
     cosines = np.concatenate([chance.normal(0.2, 0.05, 200), chance.normal(0.7, 0.05, 200)])
-    _, ax = plt.subplots()
-    plots.draw_distributions(ax, scores, cosines, unpaired=chance.normal(0, 0.1, 100))
-    peaks = {line.get_label(): line.get_xdata()[line.get_ydata().argmax()]
-             for line in ax.lines}
-    assert peaks == pytest.approx({"0.0–0.2": 0.2, "0.8–1.0": 0.7}, abs=0.05)
-    assert "unpaired" in ax.get_legend_handles_labels()[1]
+    for marks in (False, True):
+        _, ax = plt.subplots()
+        plots.draw_distributions(ax, scores, cosines, marks)
+        curves = [line for line in ax.lines if len(line.get_xdata()) > 1]
+        peaks = {line.get_label(): line.get_xdata()[line.get_ydata().argmax()]
+                 for line in curves}
+        assert peaks == pytest.approx({"0.0–0.2": 0.2, "0.8–1.0": 0.7}, abs=0.05)
+        points = [(line.get_marker(), line.get_xdata()[0]) for line in ax.lines
+                  if line not in curves]
+        assert [marker for marker, _ in points] == ["o", "^"] * 2 * marks
+        assert [x for _, x in points] == pytest.approx([0.2, 0.1, 0.7, 0.9][:4 * marks],
+                                                       abs=0.02)
 
 
 def test_a_band_of_few_or_equal_cosines_is_left_out_not_an_error():
@@ -100,7 +109,7 @@ def test_a_picture_needs_no_pyplot_and_any_thread_may_ask(monkeypatch):
 
     def work():
         figure = Figure(figsize=(8.4, 2.6), dpi=100)
-        plots.draw_run(figure, run_of(40, [0, 25]), SCORES)
+        draw_run(figure, run_of(40, [0, 25]), SCORES)
         pictures.append(plots.png_of(figure))
 
     worker = threading.Thread(target=work)
@@ -117,7 +126,7 @@ def test_a_picture_needs_no_pyplot_and_any_thread_may_ask(monkeypatch):
 @pytest.mark.filterwarnings("error")
 def test_a_run_without_a_step_draws_three_named_empty_panels():
     figure = Figure()
-    plots.draw_run(figure, History(TrainingConfig()), SCORES)
+    draw_run(figure, History(TrainingConfig()), SCORES)
     loss, quality, spread = figure.axes
     assert [ax.get_title("left") or ax.get_title() for ax in figure.axes] == [
         "training loss", "dev Spearman × 100", "dev cosines by human score"]
@@ -127,7 +136,7 @@ def test_a_run_without_a_step_draws_three_named_empty_panels():
 
 def test_a_run_that_has_just_begun_draws_its_losses_and_where_it_started():
     figure = Figure()
-    plots.draw_run(figure, run_of(40, [0]), SCORES)
+    draw_run(figure, run_of(40, [0]), SCORES)
     loss, quality, spread = figure.axes
     each, mean = loss.lines
     assert list(each.get_xdata()) == list(range(1, 41))
@@ -144,7 +153,7 @@ def test_a_run_that_has_just_begun_draws_its_losses_and_where_it_started():
 def test_a_run_with_evaluations_draws_them_and_the_last_ones_cosines():
     for steps in ([0, 25, 50], [25, 50]):          # a start that cannot be scored has none
         figure = Figure()
-        plots.draw_run(figure, run_of(60, steps), SCORES)
+        draw_run(figure, run_of(60, steps), SCORES)
         _, quality, spread = figure.axes
         reached = quality.lines[-1]
         assert dict(zip(reached.get_xdata(), reached.get_ydata())) == {n: n for n in steps}
@@ -161,7 +170,7 @@ def test_a_collapsed_runs_cosines_are_drawn_without_a_warning():
     history = run_of(60, [25])
     history.dev_cosines = np.full(len(SCORES), 0.99, np.float32)
     figure = Figure()
-    plots.draw_run(figure, history, SCORES)
+    draw_run(figure, history, SCORES)
     assert plots.png_of(figure) and not figure.axes[2].lines
 
 
@@ -209,6 +218,58 @@ def test_a_threshold_is_drawn_even_where_all_pairs_are_of_a_kind():
     _, ax = plt.subplots()
     plots.draw_threshold(ax, np.full(len(SCORES), True), cosines_around(0, 0.1), 0.3)
     assert ax.lines[0].get_label() == "connected" and len(ax.lines) == 2
+
+
+# The diagrams of notebooks 01 to 04
+
+@pytest.fixture(scope="module")
+def model():
+    return ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
+
+
+def texts_of(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_the_way_of_a_text_shows_its_tokens_its_mask_and_their_mean(model):
+    ax, = draw_text_path(model, "Siamese cats", width=7).axes
+    shown = texts_of(ax)
+    assert shown[:7] == ["[CLS]", "siam", "##ese", "cats", "[SEP]", "[PAD]", "[PAD]"]
+    assert shown[16:23] == ["1"] * 5 + ["0"] * 2
+    *vectors, mean = [image.get_array()[:, 0] for image in ax.images]
+    assert len(vectors) == 7
+    np.testing.assert_allclose(mean, np.mean(vectors[:5], axis=0), atol=1e-6)
+    np.testing.assert_allclose(mean, model.encode(["Siamese cats"])[0, :16], atol=1e-5)
+
+
+def test_the_siamese_model_is_drawn_with_its_own_numbers(model):
+    pair = pd.Series({"sentence1": "A cat sleeps.", "sentence2": "A dog barks.", "score": 0.25})
+    ax, = draw_siamese(model, pair).axes
+    cosine, = model.similarity([pair["sentence1"]], [pair["sentence2"]])
+    shown = " ".join(texts_of(ax))
+    assert f"cos(u, v) = {cosine:.3f}" in shown and "token vectors (6, 384)" in shown
+    assert f"= {(cosine - 0.25) ** 2:.3f}" in shown
+
+
+def test_a_batch_is_drawn_as_its_mask():
+    _, ax = plt.subplots()
+    mask = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]])
+    plots.draw_batch(ax, mask)
+    np.testing.assert_array_equal(ax.images[0].get_array(), mask)
+    assert ax.lines[0].get_ydata()[0] == 2                     # between first and second texts
+
+
+def test_each_pair_is_a_point_of_score_and_cosine():
+    _, ax = plt.subplots()
+    plots.draw_against_score(ax, pd.Series([0.2, 0.8]), np.array([0.1, 0.9]))
+    assert ax.collections[0].get_offsets().tolist() == [[0.2, 0.1], [0.8, 0.9]]
+
+
+def test_shares_add_up_to_one_for_each_kind():
+    _, ax = plt.subplots()
+    plots.draw_shares(ax, {"few": np.array([0.1, 0.1]), "many": np.linspace(0, 0.9, 50)})
+    heights = [sum(bar.get_height() for bar in bars) for bars in ax.containers]
+    assert heights == pytest.approx([1, 1])
 
 
 def test_the_readme_shows_the_figure_of_notebook_04():

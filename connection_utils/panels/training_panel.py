@@ -29,6 +29,33 @@ FIGURE_EVERY, NUMBERS_EVERY = 3.0, 0.2         # seconds, at least
 KEPT_RUNS = 10                                 # in the comparison table
 
 
+def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
+    """Three panels of a run that may still be in progress, over the planned steps.
+
+    The loss of each step and its running mean; dev Spearman, with a dashed line for the
+    starting model (step 0); and the distribution of the latest evaluation's dev cosines.
+    """
+    loss, quality, spread = figure.subplots(1, 3)
+    losses = pd.Series(history.step_losses, index=range(1, len(history.step_losses) + 1),
+                       dtype=float)
+    loss.plot(losses, color=plots.BLUE, alpha=0.25, lw=0.8)
+    loss.plot(losses.rolling(25, min_periods=1).mean(), color=plots.BLUE)
+    loss.set(title="training loss", xlabel="step", ylim=(0, None))
+    reached = {record["step"]: record["dev_spearman"] for record in history.evaluations}
+    if 0 in reached:
+        quality.axhline(100 * reached[0], color="0.5", ls="--", lw=1)
+    quality.plot(list(reached), [100 * value for value in reached.values()], marker="o",
+                 color=plots.RED)
+    quality.set(title="dev Spearman × 100", xlabel="step")
+    for ax in (loss, quality):
+        ax.set_xlim(0, max(history.steps, 1))
+    if history.dev_cosines is not None:
+        plots.draw_distributions(spread, dev_scores, history.dev_cosines)
+        if spread.lines:                   # none if all cosines are alike
+            spread.legend(fontsize=7, loc="upper left")
+    spread.set(title="dev cosines by human score", xlabel="cosine", ylabel="", yticks=[])
+
+
 class TrainingPanel:
     """Knobs, Train and Stop, and a run to watch while it goes on.
 
@@ -195,7 +222,7 @@ class TrainingPanel:
 
     def _figure(self, history: History) -> Figure:
         figure = Figure(figsize=(8.4, 2.6), dpi=100, layout="none")
-        plots.draw_run(figure, history, self.splits["dev"]["score"])
+        draw_run(figure, history, self.splits["dev"]["score"])
         figure.subplots_adjust(left=0.06, right=0.98, bottom=0.19, top=0.88, wspace=0.2)
         return figure
 
