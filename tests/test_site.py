@@ -200,7 +200,7 @@ def test_from_the_disk_search_finds_a_notebook(page, site):
     keep(page, "site_front")
     page.locator(".bd-sidebar-primary .search-button__button").click()
     field = page.locator("#pst-search-dialog input")
-    field.fill("bucketed")
+    field.fill("rectangle")
     field.press("Enter")
     hit = page.locator("#search-results a", has_text="02 · Build the connection dataset")
     hit.first.wait_for()
@@ -208,7 +208,7 @@ def test_from_the_disk_search_finds_a_notebook(page, site):
     hit.first.click()
     page.get_by_role("heading", name=re.compile("^02 · ")).wait_for()
     assert urlsplit(page.url).path.endswith("/02_build_connection_dataset.html")
-    assert page.locator("div.cell_output").count() > 10
+    assert page.locator("div.cell_output").count() > 5
 
 
 @in_chromium
