@@ -11,67 +11,39 @@ from importlib import import_module
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")   # or forks of it warn
 
-_HOME = {
+_FILES = {
     # the lesson, in the order of notebooks 01 to 04
-    "prepare_notebook": "plots",
-    "ConnectionBert": "bert",
-    "pad_batch": "encoding",
-    "ConnectionDataset": "dataset",
-    "LengthBucketedBatches": "dataset",
-    "collate_connections": "dataset",
-    "connection_loader": "dataset",
-    "cosine_mse": "losses",
-    "cosent": "losses",
-    "multiple_negatives_ranking": "losses",
-    "LOSSES": "losses",
-    "TrainingConfig": "config",
-    "RECIPES": "config",
-    "train": "training",
-    "build_optimizer": "training",
-    "build_schedule": "training",
-    "History": "training",
-    "spearman": "evaluation",
-    "pearson": "evaluation",
-    "ConstantPredictionError": "evaluation",
-    "bootstrap_interval": "evaluation",
-    "gain_interval": "evaluation",
-    "choose_threshold": "evaluation",
-    "judge_threshold": "evaluation",
-    "check_collapse": "evaluation",
-    "mean_reciprocal_rank": "evaluation",
-    "plots": "plots",                               # the whole file
+    "encoding": "pad_batch",
+    "bert": "ConnectionBert",
+    "dataset": "ConnectionDataset LengthBucketedBatches collate_connections connection_loader",
+    "losses": "cosine_mse cosent multiple_negatives_ranking LOSSES",
+    "evaluation": "spearman pearson ConstantPredictionError bootstrap_interval gain_interval "
+                  "choose_threshold judge_threshold check_collapse mean_reciprocal_rank",
+    "config": "TrainingConfig RECIPES",
+    "training": "train build_optimizer build_schedule History",
+    "plots": "prepare_notebook plots",
     # folders
-    "progress": "ground.progress_bar",
-    "quick_check": "ground.paths",
-    "runs_folder": "ground.paths",
-    "check_model_dir": "model_folder.check",
-    "ModelFolderError": "model_folder.files",
-    "load_tokenizer": "model_folder.files",
-    "read_connections": "pair_files.reading",
-    "read_splits": "pair_files.reading",
-    "ConnectionDataError": "pair_files.faults",
-    "find_leaks": "pair_files.splitting",
-    "drop_leaks": "pair_files.splitting",
-    "split_connections": "pair_files.splitting",
-    "remove_checkpoints": "long_runs.checkpoint",
-    "processes": "long_runs.processes",             # the whole file
-    "documentation_pairs": "workshop.documentation",
-    "gpu_numbers": "workshop.gpu_results",
-    "gpu_sentence": "workshop.gpu_results",
-    "save_run": "use.runs",
-    "read_run": "use.runs",
-    "run_folder": "use.runs",
-    "run_settings": "use.runs",
-    "write_model_card": "use.runs",
-    "open_connections": "use.arrow",
-    "ConnectionScorer": "use.scorer",
-    "score_file": "use.file_scoring",
-    "OnnxBert": "use.onnx_bert",
-    "draw_text_path": "panels.diagrams",
-    "draw_siamese": "panels.diagrams",
-    "TrainingPanel": "panels.training_panel",
-    "ThresholdPanel": "panels.threshold_panel",
+    "ground.paths": "quick_check runs_folder",
+    "ground.progress_bar": "progress",
+    "model_folder.check": "check_model_dir",
+    "model_folder.files": "ModelFolderError load_tokenizer",
+    "pair_files.reading": "read_connections read_splits",
+    "pair_files.faults": "ConnectionDataError",
+    "pair_files.splitting": "find_leaks drop_leaks split_connections",
+    "long_runs.checkpoint": "remove_checkpoints",
+    "long_runs.processes": "processes",
+    "workshop.documentation": "documentation_pairs",
+    "workshop.gpu_results": "gpu_numbers gpu_sentence",
+    "use.runs": "save_run read_run run_folder run_settings write_model_card",
+    "use.arrow": "open_connections",
+    "use.scorer": "ConnectionScorer",
+    "use.file_scoring": "score_file",
+    "use.onnx_bert": "OnnxBert",
+    "panels.diagrams": "draw_text_path draw_siamese",
+    "panels.training_panel": "TrainingPanel",
+    "panels.threshold_panel": "ThresholdPanel",
 }
+_HOME = {name: file for file, names in _FILES.items() for name in names.split()}
 __all__ = sorted(_HOME)
 
 
@@ -79,7 +51,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     file = import_module(f"{__name__}.{_HOME[name]}")
-    return file if name in ("plots", "processes") else getattr(file, name)
+    return file if name in ("plots", "processes") else getattr(file, name)   # whole files
 
 
 def __dir__() -> list[str]:
