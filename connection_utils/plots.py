@@ -1,4 +1,4 @@
-"""The figure style, and the figures that several notebooks or panels draw."""
+"""The figure style, and the figures of notebooks and panels."""
 
 import base64
 import io

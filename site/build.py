@@ -56,12 +56,12 @@ def _without_sources(page: Path) -> str:
 
 
 def names_page() -> str:
-    """Markdown that lists each public name with its signature and its docstring, by room."""
+    """Markdown that lists each public name with its signature and its docstring, by folder."""
     page = ["# The public names", "All are imported from `connection_utils` itself."]
-    rooms = itertools.groupby(connection_utils._HOME.items(),
-                              key=lambda known: known[1].rpartition(".")[0])
-    for room, known in rooms:
-        page += [f"## `{room}/`" if room else "## The lesson"]
+    folders = itertools.groupby(connection_utils._HOME.items(),
+                                key=lambda known: known[1].rpartition(".")[0])
+    for folder, known in folders:
+        page += [f"## `{folder}/`" if folder else "## The lesson"]
         for name, _ in known:
             what = getattr(connection_utils, name)
             kind = ("autoclass" if inspect.isclass(what) else

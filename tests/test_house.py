@@ -63,8 +63,8 @@ def test_the_guard_sees_an_import_that_goes_up(planted, file, line, expected):
     "from connection_utils import __main__", "from connection_utils.__main__ import main",
     "import_module('connection_utils.use.runs')"])
 def test_the_guard_refuses_an_import_that_hides_what_it_is(planted, line):
-    with pytest.raises(AssertionError, match="losses.py|connection_utils"):
-        assert climbing(graph_of(planted("losses.py", line), PUBLIC)) == []
+    with pytest.raises(AssertionError, match=r"^losses\.py (imports|has|names) "):
+        graph_of(planted("losses.py", line), PUBLIC)
 
 
 def test_the_guard_sees_a_circle(planted):
@@ -103,7 +103,8 @@ def test_the_map_fits_on_a_screen_and_names_every_folder_and_file_of_the_lesson(
 
 def test_every_public_name_leads_to_something_with_a_docstring():
     for name in connection_utils.__all__:
-        assert getattr(connection_utils, name).__doc__, name
+        what = getattr(connection_utils, name)
+        assert what if isinstance(what, dict) else what.__doc__, name
     with pytest.raises(AttributeError, match="nonsense"):
         connection_utils.nonsense  # noqa: B018
 
@@ -280,8 +281,8 @@ def test_no_page_names_a_file_or_a_command_that_has_moved():
         "_HOME", "__all__"}
     pages = [*ROOT.glob("*.*"), ROOT / "Makefile", ROOT / ".ci/run",
              *(ROOT / "notebooks").glob("**/*.ipynb"),
-             *(path for folder in ("benchmarks", "connection_utils", "data", "site", "tests",
-                                   "transformers") for kind in ("md", "py")
+             *(path for folder in ("benchmarks", "connection_utils", "data", "docs", "site",
+                                   "tests", "transformers") for kind in ("md", "py")
                for path in (ROOT / folder).glob(f"**/*.{kind}"))]
     for page in pages:
         if page.is_file() and page != Path(__file__):

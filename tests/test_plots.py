@@ -267,7 +267,7 @@ def test_each_pair_is_a_point_of_score_and_cosine():
 
 def test_shares_add_up_to_one_for_each_kind():
     _, ax = plt.subplots()
-    plots.draw_shares(ax, {"few": np.array([0.1, 0.1]), "many": np.linspace(0, 0.9, 50)})
+    plots.draw_shares(ax, {"few": np.array([0.1, 1.0000001]), "many": np.linspace(-0.5, 1, 50)})
     heights = [sum(bar.get_height() for bar in bars) for bars in ax.containers]
     assert heights == pytest.approx([1, 1])
 

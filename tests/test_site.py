@@ -73,6 +73,9 @@ def test_the_module_is_shown_by_its_public_names_not_by_its_files(site, pages):
         id.removeprefix("connection_utils.") for id in names.ids if id} | {
         "LOSSES", "RECIPES", "plots"}
     assert names.text.count("Fine-tune model in place") == 1
+    headings = [tag for tag, _ in names.tags if tag == "h2"]
+    assert len(headings) == len({file.rpartition(".")[0]
+                                 for file in connection_utils._HOME.values()})
     for name in ("LOSSES", "RECIPES", "plots"):
         assert name.lower() in names.ids, name
 
