@@ -1,10 +1,12 @@
-# make run [MODEL=folder] [DATA=file-or-folder] [EPOCHS=n] [EXTRA_INDEX=address]
+# make run [MODEL=folder] [DATA=file-or-folder] [READ=options] [EPOCHS=n] [EXTRA_INDEX=address]
 PYTHON ?= python3.11
 VENV := .venv
+YOURS = $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(READ)
 IN := $(VENV)/bin/
 SETUP := $(VENV)/.installed
 TEST := $(IN)python -m pytest --nbval -n 2 --dist loadscope --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
+export PIP_USER := 0
 ifneq ($(wildcard wheels),)    # this is a bundle: pip takes all from it, and asks nobody
 export PIP_NO_INDEX := 1
 export PIP_FIND_LINKS := wheels
@@ -13,8 +15,8 @@ endif
 help:          ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, EPOCHS=)
-	@$(IN)python -m connection_utils series run $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs $(EPOCHS))
+run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, READ=, EPOCHS=)
+	@$(IN)python -m connection_utils series run $(YOURS) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 test: fetch    ## the quick tests and every notebook, outputs compared
 	$(TEST)
@@ -28,7 +30,7 @@ lab: fetch     ## JupyterLab on the series, nothing called home
 	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
 
 sweep: $(SETUP) ## notebook 03 with several values (OF=learning_rate VALUES="2e-5 1e-4")
-	@$(IN)python -m connection_utils series sweep $(OF) $(VALUES) $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)")
+	@$(IN)python -m connection_utils series sweep $(OF) $(VALUES) $(YOURS)
 
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
 	@$(IN)python -m connection_utils series execute $(if $(NB),--only $(NB))

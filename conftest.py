@@ -6,6 +6,7 @@ bars are off, and what is trained goes under runs/check/.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,30 @@ if XDIST:
 # Notebooks that need the model of notebook 03 follow it on the same worker.
 AFTER_03 = ("03_train_siamese_cosine", "04_similarity_distributions", "08_use_and_ship",
             "04_solutions", "08_solutions")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give a notebook's kernel three chances to start.
+
+    A kernel is told ports that were free a moment ago. When another worker's kernel takes one
+    of them first, it dies before its first cell, and every cell of the notebook fails.
+    """
+    if config.getoption("nbval", False):
+        from nbval import kernel
+
+        kernel.start_new_kernel = _up_to_three_times(kernel.start_new_kernel)
+
+
+def _up_to_three_times(start: Callable) -> Callable:
+    def started(*args: object, **settings: object) -> object:
+        for _ in range(2):
+            try:
+                return start(*args, **settings)
+            except RuntimeError as error:
+                print(f"{error}; starting it again")
+        return start(*args, **settings)
+
+    return started
 
 
 @pytest.hookimpl(optionalhook=True)                    # without xdist nobody calls it

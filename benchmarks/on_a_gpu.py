@@ -470,6 +470,28 @@ def run(job: Job, name: str, seconds: float) -> dict[str, object]:
     return found | {"part_seconds": time.monotonic() - started}
 
 
+def summary(parts: dict[str, dict]) -> dict[str, str | float]:
+    """What notebooks and README show of `parts`; empty if one that it needs failed.
+
+    The training is that at the precision that `train` chooses on this GPU, bfloat16 if it has
+    it. Texts per second are those of `encode` in fp32, at the faster of two batch sizes.
+    """
+    gpu, trained, encoded = (parts.get(name, {"failed": "not measured"})
+                             for name in ("gpu", "train_post", "encode"))
+    if any("failed" in part for part in (gpu, trained, encoded)):
+        return {}
+    precision = "bfloat16" if "bfloat16" in trained else "fp32"
+    n = {name: trained[precision][name]
+         for name in ("train_seconds", "train_pairs_per_s", "test_spearman")}
+    texts_per_s = max(each["texts_per_s"] for each in encoded["fp32"].values())
+    return {"gpu": gpu["name"], "precision": precision, **n, "texts_per_s": texts_per_s,
+            "sentence": (
+                f"On one {gpu['name']}, the training of notebook 03 takes "
+                f"{n['train_seconds']:.0f} s in {precision} (test Spearman × 100: "
+                f"{n['test_spearman']:.2f}), and encoding runs at {texts_per_s:,.0f} texts per "
+                "second.")}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure part by part, keep, print; exit status 1 if a part failed."""
     options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
@@ -497,7 +519,8 @@ def main(arguments: list[str] | None = None) -> None:
         parts[name] = run(job, name, min(end - time.monotonic(), SECONDS.get(name, 75)))
         told = parts[name].get("failed", "ended").strip().splitlines()[-1]
         print(f"{name}: {told} ({parts[name]['part_seconds']:.0f} s)", flush=True)
-        keep(job.output, command, **named, smoke=job.smoke, parts=parts)
+        keep(job.output, command, **named, smoke=job.smoke, parts=parts,
+             summary=summary(parts))
     failed = [name for name, found in parts.items() if "failed" in found]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the reasons are in {job.output}")

@@ -11,15 +11,16 @@ benchmarks/results/ as JSON.
 
 import argparse
 import json
+import re
 import shutil
 import tempfile
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from measuring import RESULTS, in_a_process, keep, parser
-from memory_stays_flat import WORDS, Peak, anonymous_mib
 
 from connection_utils import ConnectionScorer, score_file
 from connection_utils.ground.paths import ROOT, runs_folder
@@ -27,6 +28,40 @@ from connection_utils.workshop.assets import DEFAULT_MODEL
 
 MEET = 1000                  # texts that each of the others meets
 DISTINCT = 10_000            # pairs that share no text
+SECONDS = 0.05               # between two looks at the memory
+WORDS = """a the one two some every small large old new red quiet late early broken open
+man woman child dog cat bird driver printer server router battery screen cable window door
+plays opens closes starts stops loses finds sends reads writes needs carries fixes drops
+slowly quickly often never again today outside inside near under behind without
+music water power paper light noise error update password message park kitchen office""".split()
+
+
+def anonymous_mib() -> float:
+    """This process's anonymous memory now, MiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"^RssAnon:\s+(\d+) kB", status, re.M)[1]) / 1024
+
+
+class Peak(threading.Thread):
+    """Reads the memory every `SECONDS` while the block runs; ``mib`` is the highest value."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mib, self._over = anonymous_mib(), threading.Event()
+
+    def run(self) -> None:
+        """Read it until the block ends."""
+        while not self._over.wait(SECONDS):
+            self.mib = max(self.mib, anonymous_mib())
+
+    def __enter__(self) -> "Peak":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+        self.mib = max(self.mib, anonymous_mib())
 
 
 def write_pairs(path: Path, count: int, shared: bool, seed: int = 12) -> None:

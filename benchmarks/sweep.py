@@ -150,8 +150,13 @@ def _changed(run: Run, change: dict[str, object]) -> Run:
 
 
 def run_of(settings: dict) -> Run:
-    """The run that a line tells; what it does not tell is as by default."""
-    return Run(**settings | {"config": TrainingConfig(**settings["config"])})
+    """The run that a line describes. What it does not state is as by default.
+
+    Earlier lines also state gradient_accumulation_steps, which was 1 in each of them.
+    """
+    config = {name: value for name, value in settings["config"].items()
+              if name != "gradient_accumulation_steps"}
+    return Run(**settings | {"config": TrainingConfig(**config)})
 
 
 # One run

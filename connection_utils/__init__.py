@@ -17,7 +17,7 @@ _FILES = {
     "bert": "ConnectionBert",
     "dataset": "ConnectionDataset LengthBucketedBatches collate_connections connection_loader",
     "losses": "cosine_mse cosent multiple_negatives_ranking LOSSES",
-    "evaluation": "spearman pearson ConstantPredictionError bootstrap_interval gain_interval "
+    "evaluation": "spearman ConstantPredictionError bootstrap_interval gain_interval "
                   "choose_threshold judge_threshold check_collapse mean_reciprocal_rank",
     "config": "TrainingConfig RECIPES",
     "training": "train build_optimizer build_schedule History",
@@ -35,7 +35,6 @@ _FILES = {
     "workshop.documentation": "documentation_pairs",
     "workshop.gpu_results": "gpu_numbers gpu_sentence",
     "use.runs": "save_run read_run run_folder run_settings write_model_card",
-    "use.arrow": "open_connections",
     "use.scorer": "ConnectionScorer",
     "use.file_scoring": "score_file",
     "use.onnx_bert": "OnnxBert",

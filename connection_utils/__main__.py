@@ -4,10 +4,12 @@ import argparse
 import sys
 from importlib import import_module
 
+from connection_utils.commands import end_at_ctrl_c, ending
+
 COMMANDS = {
     "finetune": "train a model on pairs of texts, as notebook 03 does",
     "score": "add the cosine of each pair to a file of any size",
-    "doctor": "check a local model folder; convert its weights to safetensors",
+    "doctor": "check a local model folder, and report what is wrong with it",
     "series": "run the notebooks, or fetch the default model and data",
     "bundle": "pack everything for a machine without a network",
 }
@@ -24,8 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
                                              for name, what in COMMANDS.items())]))
     options.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
     command = options.parse_args(arguments[:1]).command
-    import_module(f"connection_utils.commands.{command}").main(arguments[1:])
+    with ending():
+        import_module(f"connection_utils.commands.{command}").main(arguments[1:])
 
 
 if __name__ == "__main__":
+    end_at_ctrl_c()
     main()

@@ -7,6 +7,7 @@ architecture (Reimers and Gurevych 2019, arXiv 1908.10084, figure 2).
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,17 +15,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertModel, BertTokenizer
+from transformers import BertModel, PreTrainedTokenizerFast
 
 from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
-from connection_utils.ground.whole_files import check_replaceable, write_folder_whole
+from connection_utils.ground.numbers import check_number
+from connection_utils.ground.whole_files import (
+    check_replaceable,
+    put_back,
+    write_folder_whole,
+)
 from connection_utils.model_folder.check import check_model_dir, load_weights
 from connection_utils.model_folder.files import (
     load_tokenizer,
-    read_siamese_settings,
     replaceable_names,
     write_siamese_settings,
-    write_vocab_txt,
 )
 from connection_utils.speed.dropout import use_dropout
 from connection_utils.speed.packing import PACKED, last_hidden_state
@@ -56,8 +60,16 @@ POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """`device` if given, otherwise the best available: CUDA, Apple's MPS or the CPU."""
+    """`device` if given, otherwise the best available: CUDA, Apple's MPS or the CPU.
+
+    ValueError if PyTorch cannot compute on it here.
+    """
     if device is not None:
+        try:
+            torch.zeros(1, device=device).item()
+        except Exception as error:         # its kind depends on the device and the build
+            raise ValueError(f"device is {str(device)!r}, and PyTorch cannot use it here; "
+                             "expected cpu, or cuda, cuda:1, mps where there is one") from error
         return torch.device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -71,15 +83,12 @@ class ConnectionBert(nn.Module):
     pooled here instead, so it would never receive a gradient.
     """
 
-    def __init__(self, bert: BertModel, tokenizer: BertTokenizer, pooling: str = "mean",
-                 max_length: int = 128) -> None:
+    def __init__(self, bert: BertModel, tokenizer: PreTrainedTokenizerFast,
+                 pooling: str = "mean", max_length: int = 128) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}")
-        longest = bert.config.max_position_embeddings
-        if not 3 <= max_length <= longest:
-            raise ValueError(f"max_length is {max_length}; expected 3 to {longest}, the "
-                             "longest input of this model, with [CLS] and [SEP]")
+        check_number("max_length", max_length, int, 3, bert.config.max_position_embeddings)
         bert.set_attn_implementation(PACKED)       # computes no padding: same result, sooner
         use_dropout(bert)                          # BERT's dropout from fewer random bits
         self.bert = bert
@@ -101,13 +110,12 @@ class ConnectionBert(nn.Module):
         """
         report = check_model_dir(folder)
         weights = load_weights(report)
-        saved = read_siamese_settings(report.folder)
         longest = report.config.max_position_embeddings
         bert = BertModel.from_pretrained(None, config=report.config, state_dict=weights,
                                          add_pooling_layer=False)   # weights checked above
         model = cls(bert, load_tokenizer(report.folder),
-                    pooling=pooling or saved.get("pooling", "mean"),
-                    max_length=saved.get("max_length", min(128, longest))
+                    pooling=pooling or report.settings.get("pooling", "mean"),
+                    max_length=report.settings.get("max_length", min(128, longest))
                     if max_length is None else max_length)
         return model.to(pick_device(device)).eval()
 
@@ -142,7 +150,7 @@ class ConnectionBert(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with [CLS] and [SEP], each text cut to `max_length` tokens."""
-        return tokenize(texts, self.tokenizer, self.max_length)
+        return list(tokenize(texts, self.tokenizer, self.max_length))
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False
@@ -173,7 +181,11 @@ class ConnectionBert(nn.Module):
 
     @staticmethod
     def check_output(folder: str | Path) -> None:
-        """Raise FileExistsError if `save` would refuse `folder`: call it before training."""
+        """Raise an OSError if `save` could not write to `folder`: call it before training.
+
+        FileExistsError if it holds other files, is a file or a mount point; PermissionError if
+        nothing may be created beside it. All is then as it was before.
+        """
         check_replaceable(folder, replaceable_names(folder))
 
     def save(self, folder: str | Path, beside: Mapping[str, str] = {}) -> None:
@@ -181,14 +193,18 @@ class ConnectionBert(nn.Module):
 
         `ConnectionBert.from_local`, ``transformers.BertModel.from_pretrained`` and
         ``sentence_transformers.SentenceTransformer`` load it. `beside` maps the names of
-        additional text files to their content. An earlier model in `folder` is replaced.
-        Raises FileExistsError if `folder` contains other files, which would be lost.
+        additional text files to their content. An earlier model in `folder` is replaced; its
+        README.md stays, unless `beside` has a new one. Raises what `check_output` raises.
         """
+        put_back(folder)                       # of a save that was killed
+        card = Path(folder) / "README.md"
         with write_folder_whole(folder, replaceable_names(folder)) as scratch:
+            if card.exists():
+                shutil.copyfile(card, scratch / card.name)
             self.bert.save_pretrained(scratch)
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(scratch)
-            write_vocab_txt(scratch / "vocab.txt", self.tokenizer.get_vocab())
+            self.tokenizer.backend_tokenizer.model.save(str(scratch))      # vocab.txt
             write_siamese_settings(scratch, self.pooling, self.max_length,
                                    self.bert.config.hidden_size)
             for name, text in beside.items():

@@ -1,13 +1,23 @@
 """The settings of a training, and recipes: named settings that worked well."""
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from connection_utils.ground.numbers import check_number
 
 # The names in losses.LOSSES and bert.POOLINGS. They are repeated here so that --help need not
 # import torch, which takes seconds.
 LOSS_NAMES = ("cosine_mse", "cosent", "multiple_negatives_ranking")
 POOLING_NAMES = ("mean", "cls", "max")
 
-NO_EFFECT = {"decides": False}         # marks settings that do not change the weights
+
+def _setting(default: object, meaning: str, decides: bool = True, **limits: float) -> Any:
+    """A field, its line in ``finetune --help`` and its `limits`, as `check_number` has them.
+
+    `decides`: it changes the weights.
+    """
+    return field(default=default,
+                 metadata={"help": meaning, "decides": decides, "limits": limits})
 
 
 @dataclass(frozen=True)
@@ -15,55 +25,50 @@ class TrainingConfig:
     """Everything that determines a training run, apart from the model and the data.
 
     The last two settings have no effect on the weights: with them a killed run can continue.
+    ValueError for a value that cannot work.
     """
 
-    epochs: int = 1
-    batch_size: int = 16               # pairs
-    gradient_accumulation_steps: int = 1   # batches per optimizer step
-    bucket: int = 1                    # 1: shuffled; n: sorted by length within n batches
-    learning_rate: float = 5e-5        # the highest, at the end of the warm-up
-    warmup_ratio: float = 0.1          # fraction of the steps; then linear decay to 0
-    weight_decay: float = 0.01         # AdamW; not on biases and LayerNorm
-    max_grad_norm: float = 1.0
-    loss: str = "cosine_mse"           # a name in losses.LOSSES
-    evaluations_per_epoch: int = 4     # on the dev pairs; the best weights are kept
-    freeze_embeddings: bool = False    # do not train the embedding tables
-    frozen_layers: int = 0             # lowest layers not to train (nor the embeddings then)
-    train_share: float = 1.0           # fraction of the training pairs to use, at random
-    average_from: float = 1.0          # average the weights after this fraction of the steps
-    start_share: float = 0.0           # mix this fraction of the starting weights into the kept
-    seed: int = 12                     # order of the pairs, and dropout
-    checkpoint_every: int = field(default=0, metadata=NO_EFFECT)    # steps; 0: never
-    resume: bool = field(default=False, metadata=NO_EFFECT)         # continue from a checkpoint
+    epochs: int = _setting(1, "how often each pair is seen", low=1)
+    batch_size: int = _setting(16, "pairs per batch", low=1)
+    bucket: int = _setting(1, "sort pairs by length within so many batches; 1: only shuffle",
+                           low=1)
+    learning_rate: float = _setting(5e-5, "the highest, at the end of the warm-up",
+                                    above=0, below=1)
+    warmup_ratio: float = _setting(0.1, "fraction of the steps; then linear decay to 0",
+                                   low=0, high=1)
+    weight_decay: float = _setting(0.01, "of AdamW; not for biases and LayerNorm", low=0)
+    max_grad_norm: float = _setting(1.0, "longer gradients are scaled down to this norm",
+                                    above=0)
+    loss: str = _setting("cosine_mse", "one of " + ", ".join(LOSS_NAMES))
+    evaluations_per_epoch: int = _setting(4, "on the dev pairs; the best weights are kept",
+                                          low=1)
+    freeze_embeddings: bool = _setting(False, "do not train the embedding tables")
+    frozen_layers: int = _setting(0, "lowest layers not to train (nor the embeddings then)",
+                                  low=0)
+    train_share: float = _setting(1.0, "fraction of the training pairs to use, at random",
+                                  above=0, high=1)
+    average_from: float = _setting(1.0, "average the weights after this fraction of the steps",
+                                   low=0, high=1)
+    start_share: float = _setting(0.0, "mix in this fraction of the starting weights",
+                                  low=0, below=1)
+    seed: int = _setting(12, "for the order of the pairs, dropout, and the split of one file",
+                         low=0, high=2**32 - 1)
+    checkpoint_every: int = _setting(0, "steps between two checkpoints; 0: none", False, low=0)
+    resume: bool = _setting(False, "continue from the latest checkpoint", False)
 
     def __post_init__(self) -> None:
+        for setting in fields(self):
+            if setting.type in (int, float):
+                check_number(setting.name, getattr(self, setting.name), setting.type,
+                             **setting.metadata["limits"])
         if self.loss not in LOSS_NAMES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSS_NAMES)}")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("bucket", 1),
-                          ("gradient_accumulation_steps", 1), ("evaluations_per_epoch", 1),
-                          ("frozen_layers", 0), ("checkpoint_every", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {low} or more")
-        if not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected a number "
-                             "between 0 and 1, such as 5e-5")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; expected 0 to 1")
-        if not 0 <= self.average_from <= 1:
-            raise ValueError(f"average_from is {self.average_from}; expected 0 to 1 (1: the "
-                             "weights are not averaged)")
-        if not 0 <= self.start_share < 1:
-            raise ValueError(f"start_share is {self.start_share}; expected a number from 0 "
-                             "(nothing of the starting weights) to below 1")
-        if not 0 < self.train_share <= 1:
-            raise ValueError(f"train_share is {self.train_share}; expected a number above 0, "
-                             "up to 1 (all pairs)")
 
 
 def deciding(config: TrainingConfig) -> dict[str, object]:
     """The settings that have an effect on the trained weights, by name."""
     return {setting.name: asdict(config)[setting.name] for setting in fields(config)
-            if setting.metadata.get("decides", True)}
+            if setting.metadata["decides"]}
 
 
 # Measured on few pairs and on many: benchmarks/results/sweep_recipes.jsonl
@@ -74,13 +79,3 @@ RECIPES = {
     "best": TrainingConfig(loss="cosent", epochs=2, freeze_embeddings=True,
                            evaluations_per_epoch=1, average_from=0.75),
 }
-HOLDS_FROM = {"post": 150, "fast": 150, "best": 150}     # fewest training pairs it was tried on
-
-
-def recipe_doubt(recipe: str, pairs: int) -> str | None:
-    """A warning if `recipe` was not tried on so few training `pairs`, otherwise None."""
-    if pairs >= HOLDS_FROM[recipe]:
-        return None
-    return (f"recipe {recipe} was measured on {HOLDS_FROM[recipe]:,} training pairs and more; "
-            f"these are {pairs:,}. It may bring nothing: read the gain on dev, and its "
-            "interval.")

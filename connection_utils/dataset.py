@@ -6,18 +6,21 @@ returns it.
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import BertTokenizer
+from transformers import PreTrainedTokenizerFast
 
-from connection_utils.encoding import pad_batch, tokenize
+from connection_utils.encoding import TokenLists, pad_batch, tokenize
+from connection_utils.ground.numbers import check_number
 from connection_utils.long_runs import processes
-from connection_utils.long_runs.batch_parts import ShareOfBatches
+from connection_utils.long_runs.advice import Unread
 
 Item = dict[str, list[int] | float]
 
@@ -27,21 +30,25 @@ class ConnectionDataset(Dataset):
 
     All texts are tokenised once, when the dataset is made, and cut to `max_length` tokens.
     ``dataset[i]`` is a dict: ``sentence1`` and ``sentence2`` (lists of token ids, [CLS] …
-    [SEP]) and ``score`` (float). Scores are usually 0..1. ValueError if one is outside of -1..1,
-    the range of a cosine.
+    [SEP]) and ``score`` (float). Scores are usually 0..1. ValueError if a score is outside of
+    -1..1, the range of a cosine. ``print(dataset.unread)``: how many tokens are unknown and
+    how many texts are cut. A million pairs like those of the STS benchmark need 139 MB
+    (benchmarks/pairs_in_memory.py).
     """
 
-    def __init__(self, pairs: pd.DataFrame, tokenizer: BertTokenizer,
+    def __init__(self, pairs: pd.DataFrame, tokenizer: PreTrainedTokenizerFast,
                  max_length: int = 128) -> None:
-        self.sentence1 = tokenize(pairs["sentence1"].tolist(), tokenizer, max_length)
-        self.sentence2 = tokenize(pairs["sentence2"].tolist(), tokenizer, max_length)
-        self.score = pairs["score"].astype(float).tolist()
+        self.sentence1 = TokenLists(tokenize(pairs["sentence1"], tokenizer, max_length))
+        self.sentence2 = TokenLists(tokenize(pairs["sentence2"], tokenizer, max_length))
+        self.score = array("d", pairs["score"].astype(float))
         outside = [row for row, score in enumerate(self.score) if not -1 <= score <= 1]
         if outside:
             raise ValueError(f"row {outside[0]}: score is {self.score[outside[0]]}, and "
                              f"{len(outside) - 1} more are out of range; expected 0 to 1 (or "
                              "-1 to 1, what a cosine can be). Divide by the scale's maximum.")
         self.pad_token_id = tokenizer.pad_token_id
+        self.unread = Unread.of(chain(self.sentence1, self.sentence2), tokenizer.unk_token_id,
+                                max_length)
 
     def __len__(self) -> int:
         return len(self.score)
@@ -55,36 +62,29 @@ class ConnectionDataset(Dataset):
 
         With the same `seed`, a smaller sample is a subset of a larger one.
         """
+        check_number("share", share, float, 0, 1)
         if share == 1:
             return self
-        rows = draw_rows(len(self), share, seed)
+        order = np.random.default_rng(seed).permutation(len(self))
+        rows = np.sort(order[:max(1, round(share * len(self)))])
         part = copy.copy(self)
-        for name in ("sentence1", "sentence2", "score"):
-            setattr(part, name, [getattr(self, name)[row] for row in rows])
+        part.sentence1 = TokenLists(self.sentence1[row] for row in rows)
+        part.sentence2 = TokenLists(self.sentence2[row] for row in rows)
+        part.score = array("d", (self.score[row] for row in rows))
         return part
 
     def fingerprint(self) -> str:
         """16 digits of a hash of all tokens and scores: a checkpoint is for one dataset."""
-        return hash_of(zip(self.sentence1, self.sentence2, self.score))
+        found = hashlib.sha256(self.score)
+        for tokens in (self.sentence1, self.sentence2):
+            found.update(tokens.offsets)
+            found.update(tokens.ids)
+        return found.hexdigest()[:16]
 
     @property
-    def lengths(self) -> list[int]:
-        """The longer sentence's number of tokens, for each pair."""
-        return [max(len(a), len(b)) for a, b in zip(self.sentence1, self.sentence2)]
-
-
-def draw_rows(count: int, share: float, seed: int) -> np.ndarray:
-    """Sorted row numbers, int64, of a random `share` (0..1) of `count` pairs, at least one."""
-    order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[:max(1, round(share * count))])
-
-
-def hash_of(pairs: Iterable[tuple[list[int], list[int], float]]) -> str:
-    """16 digits of a hash of pairs of token ids with their scores."""
-    found = hashlib.sha256()
-    for pair in pairs:
-        found.update(repr(pair).encode())
-    return found.hexdigest()[:16]
+    def lengths(self) -> np.ndarray:
+        """The longer sentence's number of tokens, for each pair: (pairs,) int64."""
+        return np.maximum(np.diff(self.sentence1.offsets), np.diff(self.sentence2.offsets))
 
 
 def collate_connections(items: Sequence[Item], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -92,9 +92,12 @@ def collate_connections(items: Sequence[Item], pad_token_id: int) -> dict[str, t
 
     ``input_ids`` and ``attention_mask``: (2 * batch, tokens) int64, all first sentences and
     then all second sentences, so that both are encoded in one pass through BERT. ``score``:
-    (batch,) float32, the shape and type of the cosines it is compared with.
+    (batch,) float32, the shape and type of the cosines it is compared with. Without any items
+    (a process may get none of a small batch) there are two texts and no score, so that this
+    process can make the same step.
     """
     texts = [item["sentence1"] for item in items] + [item["sentence2"] for item in items]
+    texts = texts or [[pad_token_id]] * 2
     scores = torch.tensor([item["score"] for item in items], dtype=torch.float32)
     return {**pad_batch(texts, pad_token_id), "score": scores}
 
@@ -104,21 +107,22 @@ class LengthBucketedBatches(Sampler[list[int]]):
 
     The pairs are shuffled, cut into buckets of `bucket` batches, sorted by length inside each
     bucket, and the batches are shuffled again. ``bucket=1`` only shuffles. The order depends
-    on `seed` and on the epoch alone. Batches are made one at a time, so that millions of pairs
-    need no more than 8 bytes per pair.
+    on `seed` and on the epoch alone. Batches are made one at a time, so that a pair needs
+    16 bytes, for its length and its place in the order. With several processes, each gets its
+    share of every batch.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int = 12,
                  bucket: int = 50) -> None:
-        if batch_size < 1 or bucket < 1:
-            raise ValueError(f"batch_size is {batch_size} and bucket {bucket}; expected 1 "
-                             "or more")
+        for name, value, low in (("batch_size", batch_size, 1), ("seed", seed, 0),
+                                 ("bucket", bucket, 1)):
+            check_number(name, value, int, low)
         self.lengths, self.batch_size, self.seed, self.bucket = (
             np.asarray(lengths), batch_size, seed, bucket)
         self.epoch = self.skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Set the epoch (0, 1, …), which determines the order; skip its first `skip` batches."""
+        """Set the epoch (0, 1, …), which gives the order; skip its first `skip` batches."""
         self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
@@ -132,25 +136,20 @@ class LengthBucketedBatches(Sampler[list[int]]):
             rows = order[start:start + size]                     # a view: sorts a part of order
             rows[:] = rows[self.lengths[rows].argsort(kind="stable")]
         for i in torch.randperm(len(self), generator=rng).numpy()[self.skip:]:
-            yield order[i * self.batch_size:(i + 1) * self.batch_size].tolist()
+            batch = order[i * self.batch_size:(i + 1) * self.batch_size]
+            yield batch[processes.rank()::processes.count()].tolist()
 
 
 def connection_loader(dataset: ConnectionDataset, batch_size: int, seed: int = 12,
-                      pin_memory: bool = False, bucket: int = 1,
-                      at_once: int | None = None) -> DataLoader:
+                      pin_memory: bool = False, bucket: int = 1) -> DataLoader:
     """A DataLoader of shuffled batches; its ``batch_sampler`` is a LengthBucketedBatches.
 
     With `bucket` 1 it only shuffles, with 50 there is little padding. ConnectionBert skips most
-    of the padding anyway, so sorting pays only for long texts of very different lengths. With
-    several processes each gets its part of every `at_once` pairs (None: of the batch).
+    of the padding anyway, so sorting pays only for long texts of very different lengths.
     """
-    batches: Sampler = LengthBucketedBatches(dataset.lengths, batch_size, seed, bucket)
-    if processes.count() > 1:
-        batches = ShareOfBatches(batches, at_once or batch_size, processes.rank(),
-                                 processes.count())
     return DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=LengthBucketedBatches(dataset.lengths, batch_size, seed, bucket),
         collate_fn=partial(collate_connections, pad_token_id=dataset.pad_token_id),
         pin_memory=pin_memory,
     )

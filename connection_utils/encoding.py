@@ -4,30 +4,61 @@ A tokenizer cuts a text into word pieces and replaces each by its number in the 
 token id. BERT's start and end tokens, [CLS] and [SEP], are added to every text.
 """
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BertTokenizer
+from transformers import PreTrainedTokenizerFast
 
+from connection_utils.ground.numbers import check_number
 from connection_utils.ground.progress_bar import progress
 
+BLOCK = 4096          # texts that are tokenised at a time
 
-def tokenize(texts: Sequence[str], tokenizer: BertTokenizer, max_length: int
-             ) -> list[list[int]]:
-    """Token ids with [CLS] and [SEP]; texts are cut to `max_length` tokens, with these two."""
+
+def tokenize(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, max_length: int
+             ) -> Iterator[list[int]]:
+    """The token ids of each text, with [CLS] and [SEP], cut to `max_length` tokens.
+
+    The texts are tokenised in blocks, so that a million of them need little memory at a time.
+    TypeError, with the position, if a text is not a str.
+    """
     if isinstance(texts, str):
         raise TypeError("texts is a single str; expected a list of texts")
-    texts = list(texts)
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{position}] is {text!r} ({type(text).__name__}); "
-                            "expected a str")
-    if not texts:
-        return []
-    return tokenizer(texts, truncation=True, max_length=max_length,
-                     return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    check_number("max_length", max_length, int, 3)          # [CLS], a token, [SEP]
+    numbered = enumerate(texts)
+    while block := list(islice(numbered, BLOCK)):
+        for position, text in block:
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{position}] is {text!r} ({type(text).__name__}); "
+                                "expected a str")
+        yield from tokenizer([text for _, text in block], truncation=True,
+                             max_length=max_length, return_attention_mask=False,
+                             return_token_type_ids=False)["input_ids"]
+
+
+class TokenLists(Sequence[list[int]]):
+    """Lists of token ids, kept end to end in one array instead of as Python lists.
+
+    List i is ``ids[offsets[i]:offsets[i + 1]]``. The arrays take 4 bytes per token and 8 per
+    list.
+    """
+
+    def __init__(self, lists: Iterable[list[int]]) -> None:
+        self.ids, self.offsets = array("i"), array("q", [0])
+        for ids in lists:
+            self.ids.extend(ids)
+            self.offsets.append(len(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> list[int]:
+        index = range(len(self))[index]              # counts from the end if it is negative
+        return self.ids[self.offsets[index]:self.offsets[index + 1]].tolist()
 
 
 def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
@@ -37,9 +68,6 @@ def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
     Both are (n, tokens) int64; `tokens` is the length of the longest sequence in this batch.
     The mask is 1 for a text's own tokens and 0 for padding.
     """
-    if not sequences:
-        return {name: torch.zeros(0, 0, dtype=torch.long)
-                for name in ("input_ids", "attention_mask")}
     ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
     return {
         "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
@@ -55,6 +83,7 @@ def encode_by_length(tokens: Sequence[Sequence[int]], pad_token_id: int, hidden_
     `embed` turns a padded batch into vectors. Texts of similar length are batched together,
     so that there is little padding.
     """
+    check_number("batch_size", batch_size, int, 1)
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
     embeddings = np.empty((len(tokens), hidden_size), np.float32)
     for start in progress(range(0, len(order), batch_size), desc="encoding", unit="batch",
@@ -71,6 +100,8 @@ def paired_cosines(sentences1: Sequence[str], sentences2: Sequence[str],
 
     `encode` returns embeddings of length 1, for which the cosine is the dot product.
     """
+    if isinstance(sentences1, str) or isinstance(sentences2, str):     # or letter by letter
+        raise TypeError("a single str was given; expected two lists of texts")
     sentences1, sentences2 = list(sentences1), list(sentences2)
     if len(sentences1) != len(sentences2):
         raise ValueError(f"{len(sentences1)} first sentences and {len(sentences2)} "

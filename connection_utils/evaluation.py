@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from connection_utils.bert import ConnectionBert
+from connection_utils.ground.numbers import check_number
 
 # A collapsed model gives all texts nearly the same vector. Random unpaired texts should be far
 # from each other: above this mean cosine the model is called collapsed.
@@ -30,12 +31,6 @@ def spearman(scores: np.ndarray, cosines: np.ndarray) -> float:
     return float(stats.spearmanr(scores, cosines).statistic)
 
 
-def pearson(scores: np.ndarray, cosines: np.ndarray) -> float:
-    """Pearson's linear correlation, -1..1. Raises as `spearman` does."""
-    _refuse_constant(scores, cosines)
-    return float(stats.pearsonr(scores, cosines).statistic)
-
-
 def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearman,
                        resamples: int = 1000, seed: int = 12) -> tuple[float, float]:
     """95 % bootstrap interval of `statistic`.
@@ -43,6 +38,8 @@ def bootstrap_interval(scores: np.ndarray, cosines: np.ndarray, statistic=spearm
     Pairs are resampled with replacement; the ends are the 2.5th and the 97.5th percentile of
     the resampled values. `cosines` may have several columns, if `statistic` takes them.
     """
+    check_number("resamples", resamples, int, 1)
+    check_number("seed", seed, int, 0)
     scores, cosines = np.asarray(scores), np.asarray(cosines)
     statistic(scores, cosines)                # raises if there is nothing to correlate
     rng = np.random.default_rng(seed)
@@ -89,10 +86,9 @@ def choose_threshold(connected: np.ndarray, cosines: np.ndarray) -> float:
 
     precision, recall, thresholds = precision_recall_curve(connected, cosines)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    best = int(np.argmax(f1[:-1]))                        # the last point has no threshold
-    ordered = np.sort(np.unique(cosines))
-    below = ordered[ordered < thresholds[best]]           # halfway to the next lower cosine
-    return float((thresholds[best] + below[-1]) / 2) if len(below) else float(thresholds[best])
+    best = thresholds[np.argmax(f1[:-1])]                 # the last point has no threshold
+    next_lower = max(cosines[cosines < best], default=best)
+    return float((best + next_lower) / 2)
 
 
 def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
@@ -100,6 +96,7 @@ def judge_threshold(connected: np.ndarray, cosines: np.ndarray, threshold: float
     """Accuracy, precision, recall, F1 and the four counts of the confusion matrix."""
     from sklearn.metrics import confusion_matrix
 
+    check_number("threshold", threshold, float)
     said = np.asarray(cosines, dtype=np.float64) >= threshold
     tn, fp, fn, tp = confusion_matrix(connected, said, labels=[False, True]).ravel().tolist()
     return {
@@ -156,6 +153,8 @@ def check_collapse(model: ConnectionBert, pairs: pd.DataFrame, sample: int = 100
 def unpaired_texts(pairs: pd.DataFrame, sample: int = 1000, seed: int = 12
                    ) -> tuple[np.ndarray, np.ndarray]:
     """First sentences, each with another row's second sentence; (n,) each, n <= sample."""
+    check_number("sample", sample, int, 1)
+    check_number("seed", seed, int, 0)
     if len(pairs) < 2:
         raise ValueError(f"{len(pairs)} pair; expected at least 2, to form unpaired texts")
     rows = np.random.default_rng(seed).permutation(len(pairs))
@@ -170,7 +169,7 @@ def _refuse_constant(scores: np.ndarray, cosines: np.ndarray) -> None:
             raise ValueError(f"{(~np.isfinite(values)).sum()} of the {len(values)} {name} "
                              "are not finite; the training has diverged, or the file is faulty")
         if len(values) < 2 or np.ptp(values) < SAME:
-            remedy = ("The model has collapsed: lower the learning rate." if name == "cosines"
-                      else "Expected pairs with different scores.")
+            remedy = ("The model has collapsed; if training did it, lower the learning rate."
+                      if name == "cosines" else "Expected pairs with different scores.")
             raise ConstantPredictionError(
                 f"all {len(values)} {name} are {values[:1]}: nothing can be ranked. {remedy}")

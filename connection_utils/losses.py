@@ -35,22 +35,21 @@ def cosent(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
     return torch.logsumexp(torch.cat([wrong_order.new_zeros(1), wrong_order]), dim=0)
 
 
-def multiple_negatives_ranking(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor,
-                               scale: float = 20.0, positive_from: float = 0.8
+def multiple_negatives_ranking(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor
                                ) -> torch.Tensor:
     """Each u should be closer to its own v than to the v of the batch's other pairs.
 
-    These others are the negatives: mean cross entropy of softmax_j(scale * cos(u_i, v_j))
-    against j = i; u, v: (batch, hidden). It learns from connected pairs only, those with a
-    `score`, (batch,), of `positive_from` or more; a batch without any has a zero gradient.
-    Source: Henderson et al. 2017, arXiv 1705.00652, section 4.4, with cosines as in
+    The other pairs' texts are the negatives: mean cross entropy of softmax_j(20 * cos(u_i,
+    v_j)) against j = i; u, v: (batch, hidden). It learns only from connected pairs, those with
+    a `score`, (batch,), of 0.8 or more; a batch without any has a zero gradient. Source:
+    Henderson et al. 2017, arXiv 1705.00652, section 4.4, with cosines as in
     sentence-transformers.
     """
-    positive = score >= positive_from
+    positive = score >= 0.8
     if not positive.any():
         return 0.0 * u.sum()
     cosines = F.normalize(u[positive]) @ F.normalize(v[positive]).T    # (positive, positive)
-    return F.cross_entropy(scale * cosines, torch.arange(len(cosines), device=u.device))
+    return F.cross_entropy(20 * cosines, torch.arange(len(cosines), device=u.device))
 
 
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -14,8 +14,8 @@ from scipy.stats import gaussian_kde
 from connection_utils.ground.paths import ROOT, being_checked
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 BEFORE, AFTER = BLUE, RED          # the same two colours in every figure
 LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 WIDTH, HEIGHT = 5.0, 3.0           # inches
@@ -89,8 +89,8 @@ def draw_distributions(ax: Axes, scores: pd.Series, cosines: np.ndarray,
                        marks: bool = False) -> None:
     """Smoothed densities of the cosines, one line per band of the human score.
 
-    With `marks`, a dot on each line at the band's mean cosine, and a triangle on the axis at its
-    mean score.
+    With `marks`, a dot on each line at the band's mean cosine, and a triangle on the axis at
+    its mean score.
     """
     grid = np.linspace(-0.3, 1.0, 400)
     bands = band_of(scores)

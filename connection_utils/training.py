@@ -40,23 +40,13 @@ from connection_utils.evaluation import (
     unpaired_texts,
 )
 from connection_utils.ground.progress_bar import progress
-from connection_utils.long_runs import processes
-from connection_utils.long_runs.advice import (
-    Watch,
-    how_to_go_on,
-    interrupt_sets,
-    memory_told,
-    start_kept,
-)
+from connection_utils.long_runs import advice, processes
 from connection_utils.long_runs.averaging import AveragedWeights
-from connection_utils.long_runs.batch_parts import parts_of
 from connection_utils.long_runs.checkpoint import Checkpoints, TrainingState
 from connection_utils.losses import LOSSES
 from connection_utils.speed.gradient_table import one_gradient_table
 
 _TRAINING = threading.Lock()       # one at a time: dropout uses the process's random state
-_CHECKPOINTED = ("evaluations", "step_losses", "pairs", "seconds")     # of a History
-_CHECKPOINTED_ARRAYS = ("dev_cosines", "start_cosines", "trained_cosines")
 
 
 @dataclass
@@ -65,7 +55,7 @@ class History:
 
     The first record is of step 0, the starting model: its `loss` and `pairs_per_s` are None.
     `steps` is the planned number of steps; fewer losses mean that the run was stopped.
-    `seconds` is the time of the steps alone, without evaluations. Of the dev pairs' cosines,
+    `seconds` is the time of the steps, without evaluations. Of the dev pairs' cosines,
     (pairs,) each, `dev_cosines` are of the latest evaluation, `start_cosines` of step 0, and
     `trained_cosines` of the best evaluation after step 0. With `keep_start` False the starting
     model has its record but is never `best`.
@@ -82,11 +72,28 @@ class History:
     trained_cosines: np.ndarray | None = None
     keep_start: bool = True
 
-    def add(self, epoch: float, dev_spearman: float) -> dict[str, float]:
-        """Append and return the record of an evaluation; set `dev_cosines` before.
+    def __post_init__(self) -> None:
+        self.start_clock()
 
-        `epoch` is how many epochs are done, as a fraction: 0.25, 0.5, …
+    def start_clock(self) -> None:
+        """Count the next step's time from now on."""
+        self._counted_until = time.perf_counter()
+
+    def add_step(self, loss: float, pairs: int) -> None:
+        """Record a step: its loss, its number of pairs, and its time since the last record."""
+        self.seconds += time.perf_counter() - self._counted_until
+        self.step_losses.append(loss)
+        self.pairs += pairs
+        self.start_clock()
+
+    def add(self, epoch: float, dev_spearman: float, dev_cosines: np.ndarray
+            ) -> dict[str, float]:
+        """Append and return the record of an evaluation; its time is not counted.
+
+        `epoch` is how many epochs are done, as a fraction: 0.25, 0.5, …; `dev_cosines` are
+        the cosines of the dev pairs, (pairs,).
         """
+        self.dev_cosines = dev_cosines
         losses = self.step_losses[self.evaluations[-1]["step"] if self.evaluations else 0:]
         trained = [each["dev_spearman"] for each in self.evaluations if each["step"]]
         record = {"step": len(self.step_losses), "epoch": epoch,
@@ -98,6 +105,7 @@ class History:
             self.start_cosines = self.dev_cosines
         elif dev_spearman > max(trained, default=-np.inf):
             self.trained_cosines = self.dev_cosines
+        self.start_clock()
         return record
 
     def to_frame(self) -> pd.DataFrame:
@@ -109,18 +117,13 @@ class History:
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint keeps, as plain values and tensors."""
-        values = vars(self)
-        return {"history": {name: values[name] for name in _CHECKPOINTED},
-                **{name: None if values[name] is None else torch.from_numpy(values[name])
-                   for name in _CHECKPOINTED_ARRAYS}}
+        return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for name, value in vars(self).items() if name not in ("config", "keep_start")}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` returned."""
-        for name in _CHECKPOINTED:
-            setattr(self, name, state["history"][name])
-        for name in _CHECKPOINTED_ARRAYS:
-            if state.get(name) is not None:
-                setattr(self, name, state[name].numpy())
+        for name, value in state.items():
+            setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
 
     @property
     def best(self) -> dict[str, float]:
@@ -185,12 +188,13 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
 
     Arguments: `dev` is a table of pairs as `read_connections` returns it. `on_evaluation` gets
     the record of each evaluation (that of step 0 has no loss), `on_step` the history after each
-    step, and `tell` a sentence of advice when a problem is noticed: collapse, a dev score that
-    only falls, a full disk. Setting `stop`, from another thread or in one of these functions,
-    ends the training after the current step, with an evaluation; so does Ctrl-C (in a notebook:
-    interrupt), which then raises KeyboardInterrupt. `checkpoints` is a folder: the state is
-    written there every ``config.checkpoint_every`` steps, and with ``config.resume`` a training
-    that was killed continues from it, on a CPU to bit-equal weights.
+    step, and `tell` a sentence of advice when a problem is noticed: many unknown tokens or cut
+    texts, collapse, a dev score that only falls, a full disk. Setting `stop`, from another
+    thread or in one of these functions, ends the training after the current step, with an
+    evaluation; so does Ctrl-C (in a notebook: interrupt), which then raises KeyboardInterrupt.
+    `checkpoints` is a folder: the state is written there every ``config.checkpoint_every``
+    steps, and with ``config.resume`` a training that was killed continues from it, on a CPU to
+    bit-equal weights.
 
     Kept weights: the dev pairs are also scored before the first step. If no later evaluation is
     higher, the starting weights are restored and `tell` reports it. With `keep_start` False the
@@ -215,8 +219,10 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
                            "ended, or press Stop in its panel")
     cuda = [model.device] if model.device.type == "cuda" else []
     if not processes.is_main():
-        tell, on_evaluation = _silent, None
+        tell, on_evaluation = lambda _: None, None
     try:
+        if train_set.unread.is_much:
+            tell(f"training texts: {train_set.unread}.")
         train_set = train_set.sample(config.train_share, config.seed)
         keeper = None
         if checkpoints is not None or processes.count() > 1:
@@ -227,7 +233,7 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
         freeze(model, config.freeze_embeddings, config.frozen_layers)
         words = model.bert.embeddings.word_embeddings
         # Several processes keep their gradients in DistributedDataParallel's own memory.
-        table = nullcontext() if processes.are_a_group() else one_gradient_table(words)
+        table = nullcontext() if processes.count() > 1 else one_gradient_table(words)
         with torch.random.fork_rng(devices=cuda), table:   # the caller's random state stays
             torch.manual_seed(config.seed + processes.rank())    # each its own dropout
             return _train(model, train_set, dev, config, on_evaluation, on_step,
@@ -241,9 +247,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
            config: TrainingConfig, on_evaluation: Callable | None, on_step: Callable | None,
            stop: threading.Event, keeper: Checkpoints | None, tell: Callable,
            keep_start: bool) -> History:
-    loader = connection_loader(
-        train_set, config.batch_size * config.gradient_accumulation_steps, config.seed,
-        model.device.type == "cuda", config.bucket, config.batch_size)
+    loader = connection_loader(train_set, config.batch_size, config.seed,
+                               model.device.type == "cuda", config.bucket)
     network = processes.sharing(model)
     history = History(config, config.epochs * len(loader), keep_start=keep_start)
     optimizer = build_optimizer(model, config)
@@ -252,7 +257,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
         AveragedWeights(model, history.steps, config.average_from, config.start_share), history)
     evaluations = config.epochs * config.evaluations_per_epoch
     evaluate_at = {round(history.steps * i / evaluations) for i in range(1, evaluations + 1)}
-    watch = Watch(tell)
+    watch = advice.Watch(tell)
     if keeper:
         keeper.restore(state)
     done = len(history.step_losses)
@@ -272,25 +277,21 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
 
     bar = progress(range(done + 1, history.steps + 1), initial=done, total=history.steps,
                    desc="training", unit="step")
-    with interrupt_sets(stop) as interrupted, memory_told(
-            config.batch_size, config.gradient_accumulation_steps, history.step_losses):
+    with (advice.interrupt_sets(stop) as interrupted,
+          advice.memory_told(config.batch_size, history.step_losses)):
         if not done:
             evaluate(0)
         model.train()
         for step in bar:
-            started = time.perf_counter()
-            batch = next(batches)
-            loss, pairs = training_step(network, batch, LOSSES[config.loss], optimizer,
-                                        state.schedule, config.max_grad_norm,
-                                        config.batch_size)
+            history.start_clock()
+            loss, pairs = training_step(network, next(batches), LOSSES[config.loss], optimizer,
+                                        state.schedule, config.max_grad_norm)
             state.averaged.update(step)
-            history.seconds += time.perf_counter() - started
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"step {step}: the loss is {loss}. The training has diverged: lower "
                     f"learning_rate (it is {config.learning_rate:g}).")
-            history.step_losses.append(loss)
-            history.pairs += pairs
+            history.add_step(loss, pairs)
             if on_step is not None:
                 on_step(history)
             stopping = bool(processes.largest(stop.is_set()))
@@ -305,47 +306,39 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                 break
     model.load_state_dict(state.best_weights)
     if history.kept_start:
-        tell(start_kept(
+        tell(advice.start_kept(
             history.best["dev_spearman"], gain_interval(dev["score"], history.start_cosines,
                                                         history.trained_cosines),
             len(dev), config.loss, config.learning_rate, config.epochs))
     if interrupted.is_set():
-        tell(how_to_go_on(len(history.step_losses), history.steps, keeper and keeper.folder))
+        tell(advice.how_to_go_on(len(history.step_losses), history.steps,
+                                 keeper and keeper.folder))
         raise KeyboardInterrupt
     return history
 
 
 def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_function: Callable,
                   optimizer: torch.optim.Optimizer,
-                  schedule: torch.optim.lr_scheduler.LRScheduler,
-                  max_grad_norm: float, at_once: int | None = None) -> tuple[float, int]:
+                  schedule: torch.optim.lr_scheduler.LRScheduler, max_grad_norm: float
+                  ) -> tuple[float, int]:
     """Forward, backward, clip, update; returns the batch's loss and its number of pairs.
 
-    `at_once` pairs at a time (None: all) go through the model and their gradients are added up
-    (gradient accumulation): less memory for the same step, if the loss is a mean over pairs. A
-    loss that compares pairs (CoSENT, ranking) compares only those that go through together.
-
-    With several processes `batch` is this process's part, `at_once` the pairs of all of them.
+    With several processes `batch` is this process's share of a batch, and the loss is that of
+    the whole batch.
     """
-    device, loss_sum = model.device, 0.0
-    pairs = processes.total(len(batch["score"]))
-    parts, most = parts_of(batch, at_once or pairs)
-    for number, part in enumerate(parts, start=1):
-        part = {name: tensor.to(device, non_blocking=device.type == "cuda")
-                for name, tensor in part.items()}
-        n = len(part["score"])
-        with nullcontext() if number == len(parts) else processes.not_yet(model):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device)):
-                u, v = model(part["input_ids"], part["attention_mask"], return_embeddings=True)
-            u, v, score = processes.gather_pairs(u[:n], v[:n], part["score"], most)
-            loss = loss_function(u, v, score) * (len(score) / pairs)   # this part of the mean
-            (loss * processes.count()).backward()        # their mean is taken, not their sum
-        loss_sum += loss.item()
+    device, n = model.device, len(batch["score"])
+    batch = {name: tensor.to(device, non_blocking=device.type == "cuda")
+             for name, tensor in batch.items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device)):
+        u, v = model(batch["input_ids"], batch["attention_mask"], return_embeddings=True)
+    u, v, score = processes.gather_pairs(u[:n], v[:n], batch["score"])
+    loss = loss_function(u, v, score)
+    (loss * processes.count()).backward()        # the processes' gradients are averaged
     nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
-    return loss_sum, pairs
+    return loss.item(), len(score)
 
 
 def _identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame,
@@ -359,10 +352,6 @@ def _identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataF
         "training pairs": train_set.fingerprint(),
         "dev pairs": hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16],
     }
-
-
-def _silent(*_: object) -> None:
-    pass
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -383,7 +372,7 @@ def _all_batches(loader: torch.utils.data.DataLoader, epochs: int, done: int = 0
 
 
 def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch: float,
-              watch: Watch) -> dict[str, float] | None:
+              watch: advice.Watch) -> dict[str, float] | None:
     """Append a record to `history` and return it.
 
     If a starting model gives all pairs the same cosine, Spearman is undefined: then there is no
@@ -392,10 +381,10 @@ def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch:
     first, second = unpaired_texts(dev)            # texts of dev, encoded for its pairs anyway
     cosines = processes.divided(model.similarity, [*dev["sentence1"], *first],
                                 [*dev["sentence2"], *second])
-    history.dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]
-    if not history.step_losses and np.ptp(history.dev_cosines) < SAME:
+    dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]
+    if not history.step_losses and np.ptp(dev_cosines) < SAME:
         return None
-    record = history.add(epoch, spearman(dev["score"], history.dev_cosines))
+    record = history.add(epoch, spearman(dev["score"], dev_cosines), dev_cosines)
     check = CollapseCheck(unpaired)
     watch.look(record["step"], [each["dev_spearman"] for each in history.evaluations
                                 if each["step"]],

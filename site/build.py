@@ -18,11 +18,11 @@ from pathlib import Path
 
 import connection_utils
 from connection_utils.ground.paths import ROOT, shown
-from connection_utils.ground.whole_files import clear_leftovers, put_back, write_folder_whole
+from connection_utils.ground.whole_files import clear_leftovers, write_folder_whole
 
 HERE = Path(__file__).resolve().parent
-SHOWN = ("README*.md", "docs/*.md", "transformers/README.md", "data/README.md", "data/samples/*",
-         "notebooks/*.ipynb", "notebooks/*.png", "notebooks/solutions/*.ipynb",
+SHOWN = ("README*.md", "CONTRIBUTING.md", "docs/*", "transformers/README.md", "data/README.md",
+         "data/samples/*", "notebooks/*.ipynb", "notebooks/*.png", "notebooks/solutions/*.ipynb",
          "benchmarks/README.md", "benchmarks/*.png", "benchmarks/results/*",
          "connection_utils/README.md")
 UNUSED = ("**/*.map", "_static/locales/**/*.*", "_static/*.html")   # the theme's
@@ -77,7 +77,6 @@ def build(folder: Path, root: Path = ROOT) -> None:
 
     Raises FileExistsError if `folder` holds something else, RuntimeError if Sphinx warns.
     """
-    put_back(folder)
     clear_leftovers(folder)
     ours = {path.name for path in folder.glob("*")} if (folder / MARK).is_file() else set()
     with (tempfile.TemporaryDirectory(prefix="site-") as scratch,

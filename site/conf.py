@@ -64,10 +64,12 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
     parts = {
         "The notebooks": [*sorted(doc for doc in there if doc.startswith("notebooks/0")),
                           *there & {"notebooks/solutions/README"}],
-        "Beside them": [doc for doc in (
-            "docs/glossary", "transformers/README", "data/README", "data/samples/README", "benchmarks/README",
-            "connection_utils/README") if doc in there],
-        "In Korean": ["한국어 <README.ko>"] if "README.ko" in there else [],
+        "How-to": [*sorted(doc for doc in there - {"docs/korean"} if doc.startswith("docs/")),
+                   *there & {"CONTRIBUTING"}],
+        "Reference": [doc for doc in (
+            "connection_utils/README", "transformers/README", "data/README",
+            "data/samples/README", "benchmarks/README") if doc in there],
+        "한국어": [*sorted(there & {"README.ko", "docs/korean"})],
     }
     text[0] += "".join(CONTENTS % (caption, "\n".join(docs))
                        for caption, docs in parts.items() if docs)

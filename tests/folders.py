@@ -1,4 +1,4 @@
-"""What tests do with a model folder: load it, hear why it is refused, and ways to break it."""
+"""What tests do with a model folder: load it, read why it is refused, and break it."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from connection_utils import ConnectionBert, ModelFolderError, check_model_dir
 
@@ -16,7 +18,7 @@ Spoil = Callable[[Path], object]        # changes the folder that it is given
 
 
 def refusal(folder: Path | str) -> str:
-    """Why `folder` cannot be loaded; the report and the exception say the same."""
+    """Why `folder` cannot be loaded; the report and the exception agree."""
     report = check_model_dir(folder)
     assert not report.ok
     assert report.problems
@@ -37,7 +39,7 @@ def only_problem(folder: Path | str) -> str:
 
 
 def load(folder: Path | str, **settings) -> ConnectionBert:
-    """The model in `folder`, which the doctor must have called ready."""
+    """The model in `folder`, which the doctor must report as ready."""
     report = check_model_dir(folder)
     assert report.ok, report.problems
     return ConnectionBert.from_local(folder, device="cpu", **settings)
@@ -55,6 +57,7 @@ def put(name: str, content: str | bytes) -> Spoil:
     def spoil(folder: Path) -> None:
         if name in ("model.safetensors", BIN):
             (folder / "model.safetensors").unlink()
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     return spoil
 
@@ -89,3 +92,28 @@ def change_vocab(how: Callable[[list[bytes]], list[bytes]]) -> Spoil:
     """Put `how(tokens)` in the place of the tokens of vocab.txt."""
     return change("vocab.txt", lambda content: b"".join(
         token + b"\n" for token in how(content.splitlines())))
+
+
+def tensors(how: Callable[[dict], dict]) -> Spoil:
+    """Put `how(tensors)` in the place of the tensors of model.safetensors."""
+    def spoil(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        save_file(how(load_file(path)), path)
+    return spoil
+
+
+def to_bin(how: Callable[[dict], object] = dict, cut: float | None = None,
+           legacy: bool = False) -> Spoil:
+    """Save `how(tensors)` as pytorch_model.bin instead, and keep only a part of it."""
+    def spoil(folder: Path) -> None:
+        whole = how(load_file(folder / "model.safetensors"))
+        (folder / "model.safetensors").unlink()
+        torch.save(whole, folder / BIN, _use_new_zipfile_serialization=not legacy)
+        if cut is not None:
+            change(BIN, lambda content: part(content, cut))(folder)
+    return spoil
+
+
+def part(content: bytes, cut: float) -> bytes:
+    """The first bytes: so many, or that share; or all but some of the last."""
+    return content[:int(cut * len(content)) if isinstance(cut, float) else cut]

@@ -9,7 +9,7 @@ import torch
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
-from connection_utils.long_runs.advice import Watch, memory_told
+from connection_utils.long_runs.advice import Unread, Watch, memory_told
 from connection_utils.training import train
 
 
@@ -54,24 +54,16 @@ def test_training_tells_a_collapse(tiny_folder, make_pairs):
                  "allocate memory: you tried to allocate 9 bytes. Error code 12")],
     ids=lambda error: type(error).__name__)
 def test_want_of_memory_is_told_with_what_halves_it(error):
-    with pytest.raises(MemoryError, match="^step 1: .*16 pairs at once. Set batch_size=8 and "
-                       "gradient_accumulation_steps=4: ") as raised:
-        with memory_told(16, 2, []):
+    with pytest.raises(MemoryError, match="^step 1: .*16 pairs at once. .*batch_size") as raised:
+        with memory_told(16, []):
             raise error
     assert raised.value.__cause__ is error
-
-
-def test_a_single_pair_cannot_be_halved():
-    with pytest.raises(MemoryError) as raised:
-        with memory_told(1, 2, []):
-            raise MemoryError
-    assert "batch_size=" not in str(raised.value) and "max_length" in str(raised.value)
 
 
 def test_another_error_stays_what_it_is():
     error = RuntimeError("shapes do not fit")
     with pytest.raises(RuntimeError) as raised:
-        with memory_told(16, 2, []):
+        with memory_told(16, []):
             raise error
     assert raised.value is error
 
@@ -97,4 +89,35 @@ def test_a_batch_that_really_needs_more_memory_than_there_is(tiny_folder):
                           capture_output=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("MemoryError: step 1: there is not enough memory for 4096 pairs")
-    assert "Set batch_size=2048 and gradient_accumulation_steps=2" in last
+    assert "batch_size" in last and "max_length" in last
+
+
+# What a model cannot read
+
+@pytest.mark.parametrize(("texts", "max_length", "unknown", "full", "words"), [
+    (["the cat", "dog"], 128, 0, 0, []),
+    (["the 猫", "dog", ""], 128, 1 / 3, 0, ["33.3 %", "[UNK]", "vocabulary was made"]),
+    (["the cat sat", "dog"], 5, 0, 1 / 2, ["50.0 %", "max_length (5)", "raise max_length"]),
+    ([""], 128, 0, 0, []),
+    ([], 128, 0, 0, []),
+])
+def test_unknown_tokens_and_long_texts_are_counted(tiny_folder, texts, max_length, unknown,
+                                                   full, words):
+    model = ConnectionBert.from_local(tiny_folder, max_length=max_length, device="cpu")
+    found = Unread.of(model.tokenize(texts), model.tokenizer.unk_token_id, max_length)
+    assert (found.unknown, found.full) == (unknown, full)
+    assert found.is_much == bool(words)
+    assert ("vocabulary was made" in str(found)) == (unknown > 0)
+    assert ("raise max_length" in str(found)) == (full > 0)
+    for word in words:
+        assert word in str(found)
+
+
+def test_training_tells_that_the_model_cannot_read_the_texts(tiny_folder, make_pairs):
+    pairs = make_pairs(8)
+    model = ConnectionBert.from_local(tiny_folder, device="cpu")
+    for texts, expected in ((pairs, False), (pairs.assign(sentence1="고양이가 잔다"), True)):
+        told = []
+        train(model, ConnectionDataset(texts, model.tokenizer), pairs, TrainingConfig(),
+              tell=told.append)
+        assert any("[UNK]" in line for line in told) == expected

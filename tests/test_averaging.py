@@ -55,6 +55,15 @@ def test_a_long_run_is_averaged_about_a_hundred_times():
     assert walked(200, 0.5, 0.0) == pytest.approx([151, -151])
 
 
+@pytest.mark.parametrize(("steps", "average_from", "expected"), [
+    (1099, 0.995, 1096.5),                      # 1094, 1095 … 1099
+    (1099, 0.9999, 1099),                       # the last step only
+    (1000, 0.95, 977.5),                        # 955, 960 … 1000
+])
+def test_a_short_tail_is_averaged_at_shorter_intervals(steps, average_from, expected):
+    assert walked(steps, average_from, 0.0) == pytest.approx([expected, -expected])
+
+
 def test_frozen_weights_are_left_alone():
     model = numbers(1, 2)
     model[1].requires_grad_(False)

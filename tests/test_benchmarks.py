@@ -24,8 +24,8 @@ import compare_sentence_transformers as compare
 import cost_grows_linearly
 import draw_comparison
 import measuring
-import memory_stays_flat
 import on_a_gpu
+import pairs_in_memory
 import planted_faults
 import processes_share_the_work
 import scoring_stays_flat
@@ -34,9 +34,9 @@ import transfer
 import where_the_time_goes
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-SCRIPTS = [compare, cost_grows_linearly, draw_comparison, memory_stays_flat,
-           on_a_gpu, planted_faults, processes_share_the_work, scoring_stays_flat, sweep,
-           transfer, where_the_time_goes]
+SCRIPTS = [compare, cost_grows_linearly, draw_comparison, on_a_gpu, pairs_in_memory,
+           planted_faults, processes_share_the_work, scoring_stays_flat, sweep, transfer,
+           where_the_time_goes]
 MEASURED = ["ours", "theirs", "theirs_by_length", "encode_ours", "encode_ours_int8",
             "encode_theirs"]
 
@@ -57,6 +57,12 @@ def turn(ours, theirs):
             "encode_ours_int8": {"sentences_per_s": 700, "dev_spearman": 86.6},
             "encode_theirs": {"sentences_per_s": 200, "dev_spearman": 86.7},
             "quality_ours": trained(ours, 500, 86), "quality_theirs": trained(theirs, 1000, 85)}
+
+
+def test_each_planted_fault_has_its_place():
+    for fault in planted_faults.FAULTS:
+        assert fault.old in (ROOT / fault.file).read_text(encoding="utf-8"), fault
+        assert fault.old != fault.new
 
 
 def test_a_comparison_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
@@ -230,46 +236,23 @@ def test_an_epoch_of_few_pairs_is_counted_and_timed():
     assert found["train_pairs_per_s"] * found["train_seconds"] == pytest.approx(32)
 
 
-@pytest.mark.slow
-def test_memory_is_looked_at_while_a_file_is_opened_and_trained_on(tmp_path):
-    path = tmp_path / "pairs.csv"
-    memory_stays_flat.write_pairs(path, 300)
-    content = path.read_bytes()
-    memory_stays_flat.write_pairs(path, 300)
-    assert path.read_bytes() == content and len(set(content.splitlines())) == 301
-    found = memory_stays_flat.measure(path, steps=10)
-    assert (found["pairs"], found["steps"], found["steps_of_an_epoch"]) == (300, 10, 19)
-    (held,) = found["training_mib_by_10_steps"]
-    assert 100 < found["before_mib"] <= found["building_peak_mib"]
-    assert held <= found["training_peak_mib"] < 4000 and found["building_seconds"] > 0
-
-
 def test_the_peak_is_the_most_that_was_held():
     """Pages of its own: an allocator may hand out what the process has held for long."""
-    with memory_stays_flat.Peak() as peak:
-        before = memory_stays_flat.anonymous_mib()
+    with scoring_stays_flat.Peak() as peak:
+        before = scoring_stays_flat.anonymous_mib()
         with mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE) as held:
             for _ in range(64):
                 held.write(bytes(1 << 20))
-            time.sleep(4 * memory_stays_flat.SECONDS)
+            time.sleep(4 * scoring_stays_flat.SECONDS)
     assert 60 < peak.mib - before < 80
 
 
-def test_memory_as_kept_hardly_grows_with_the_pairs():
-    kept = json.loads((ROOT / "benchmarks/results/memory_stays_flat.json").read_text())
-    few, many = kept["sizes"]
-    assert (few["pairs"], many["pairs"]) == (10_000, 1_000_000)
-    for part in ("training", "building"):
-        ratio = many[f"{part}_peak_mib"] / few[f"{part}_peak_mib"]
-        assert ratio == pytest.approx(kept[f"{part}_peak_ratio"]) and ratio <= 1.15
-    for size in kept["sizes"]:
-        by_step = size["training_mib_by_10_steps"]         # it grows, and ever slower
-        third = len(by_step) // 3
-        assert size["steps"] >= 600 and by_step[-1] / by_step[-2] <= 1.01
-        assert by_step[-1] - by_step[-third] < by_step[third] - by_step[0]
-    peaks = [f"{size['training_peak_mib']:.0f}" for size in kept["sizes"]]
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert "at {} MiB on 10,000 pairs, and at {} on 1,000,000".format(*peaks) in readme
+def test_the_memory_of_a_few_pairs_is_measured():
+    found = pairs_in_memory.measure(300)
+    assert found["pairs"] == 300 and 20 < found["tokens_per_pair"] < 40
+    in_arrays = 300 * (4 * found["tokens_per_pair"] + 2 * 8 + 8) + 2 * 8
+    assert found["arrays_mb"] == pytest.approx(in_arrays / 1e6)
+    assert found["growth_mb"] <= found["peak_growth_mb"] < 20
 
 
 @pytest.mark.slow
@@ -299,9 +282,9 @@ def test_a_genre_left_out_is_not_trained_on(monkeypatch):
         assert nearly_the_start[name] == pytest.approx(before, abs=0.01)
 
 
-def test_the_readme_tells_where_the_time_goes_as_measured():
+def test_the_page_says_where_the_time_goes_as_measured():
     kept = json.loads((ROOT / "benchmarks/results/where_the_time_goes.json").read_text())
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "benchmarks/README.md").read_text().split())
     full, frozen, tokens = (kept[name] for name in ("full", "frozen_embeddings",
                                                     "tokens_per_pair"))
     share = {part: f"{100 * spent['share']:.0f} %" for part, spent in full["parts"].items()}
@@ -314,7 +297,7 @@ def test_the_readme_tells_where_the_time_goes_as_measured():
                  f"would hold {tokens['buckets_by_length']:.1f})",
                  f"only {tokens['own']:.1f} of them", f"({100 * sorted_:.0f} % with batches",
                  f"step takes {frozen['step_ms']:.0f} ms"):
-        assert said in readme, said
+        assert said in page, said
     assert min(reached, sorted_) >= 0.7
 
 
@@ -331,10 +314,10 @@ def test_kept_results_tell_command_machine_and_versions(path):
         assert found == {name: kept[name] for name in found}
 
 
-def test_the_readme_tells_the_comparison_as_measured():
+def test_the_page_shows_the_comparison_as_measured():
     kept = json.loads((ROOT / "benchmarks/results/compare_sentence_transformers_5749.json"
                        ).read_text())
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "benchmarks/README.md").read_text().split())
     rows = {"(both defaults)": "train_pairs_per_s_ratio_both_shuffled",
             "theirs shuffled": "train_pairs_per_s_ratio",
             "(theirs are given ours)": "train_pairs_per_s_ratio_both_by_length",
@@ -347,10 +330,10 @@ def test_the_readme_tells_the_comparison_as_measured():
     for said, key in rows.items():
         found = kept[key]
         row = f"{found['median']:.2f} | {found['min']:.2f} to {found['max']:.2f} |"
-        assert f"{said} | {row}" in readme, (said, row)
+        assert f"{said} | {row}" in page, (said, row)
     for key in ("ours", "ours_by_length", "ours_frozen", "ours_options", "theirs",
                 "theirs_by_length"):
-        assert f" {kept[f'spearman_{key}']['median']:.2f}" in readme, key
+        assert f" {kept[f'spearman_{key}']['median']:.2f}" in page, key
     ours, theirs = (statistics.median(turn[task]["seconds"] for turn in kept["turns"])
                     for task in ("quality_ours", "quality_theirs"))
     cost = (kept["dev_spearman_encode_fp32"]["median"]
@@ -358,26 +341,27 @@ def test_the_readme_tells_the_comparison_as_measured():
     for said in (f"{theirs:.0f} s, test {kept['quality_spearman_theirs']['median']:.2f})",
                  f"{ours:.0f} s, {kept['quality_spearman_ours']['median']:.2f};",
                  f"int8 costs {cost:.2f} points"):
-        assert said in readme, said
+        assert said in page, said
 
 
 def test_the_comparison_that_is_kept_is_no_slower_than_was_promised():
     kept = json.loads((ROOT / "benchmarks/results/compare_sentence_transformers_5749.json"
                        ).read_text())
-    assert kept["train_pairs_per_s_ratio"]["median"] >= 2.0
+    assert kept["train_pairs_per_s_ratio_both_shuffled"]["median"] >= 1.5      # like with like
+    assert kept["train_pairs_per_s_ratio_both_by_length"]["median"] >= 1.0
     assert kept["train_pairs_per_s_ratio_with_options"]["median"] >= 2.4
     assert kept["spearman_ours_options"]["median"] >= kept["spearman_theirs"]["median"]
     assert kept["encode_sentences_per_s_ratio"]["median"] >= 1.1
     assert kept["time_to_quality_ratio"]["max"] <= 1 / 8
 
 
-def test_the_readme_tells_how_cost_grows_as_measured():
+def test_the_page_says_how_cost_grows_as_measured():
     kept = json.loads((ROOT / "benchmarks/results/cost_grows_linearly.json").read_text())
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    page = " ".join((ROOT / "benchmarks/README.md").read_text().split())
     speeds, tokens = ([each[name] for each in kept["epochs"]] for name in (
         "train_pairs_per_s", "padded_tokens_per_pair"))
     for said in (f"{min(speeds):.0f} to {max(speeds):.0f} pairs a second",
                  f"{min(tokens):.1f} to {max(tokens):.1f} tokens"):
-        assert said in readme, said
+        assert said in page, said
     assert kept["slowest_over_fastest_pairs_per_s"] >= 0.85
     assert kept["most_over_fewest_padded_tokens_per_pair"] <= 1.05

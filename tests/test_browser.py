@@ -194,13 +194,13 @@ def test_turning_knobs_training_and_stopping_in_notebook_03(page, lab, house):
     keep(page, "03_panel")
 
     rate, epochs = page.locator(".noUi-handle").nth(0), page.locator(".noUi-handle").nth(1)
-    press(page, rate, "ArrowRight", 1, shows="learning_rate=6.3e-05")
+    press(page, rate, "ArrowRight", 1, shows="learning_rate=0.0001")
     code = press(page, epochs, "ArrowRight", 9, shows="epochs=10")
     page.locator("button", has_text="Copy as code").click()
     assert page.evaluate("navigator.clipboard.readText()").strip() == code.strip()
     pasted = {}
     exec("from connection_utils import TrainingConfig\n" + code, pasted)
-    assert pasted["config"].epochs == 10 and pasted["config"].learning_rate == 6.3e-5
+    assert pasted["config"].epochs == 10 and pasted["config"].learning_rate == 1e-4
 
     before = picture(image)
     train.click()
@@ -222,11 +222,11 @@ def test_turning_knobs_training_and_stopping_in_notebook_03(page, lab, house):
     stop.scroll_into_view_if_needed()
     last_seen = step_of(numbers.inner_text())
     stop.click()
-    page.locator(".widget-html-content > span", has_text="lies in").wait_for()
+    page.locator(".widget-html-content > span", has_text="saved in").wait_for()
     said = status.inner_text()
     keep(page, "03_stopped")
     assert last_seen <= step_of(said) <= last_seen + 3       # one runs, one was on the way
-    folder = said.split("lies in ")[1].rstrip(".")
+    folder = said.split("saved in ")[1].rstrip(".")
     assert folder.endswith("-stopped") and (house / folder / "model.safetensors").is_file()
     assert table.locator("tbody tr").count() == 2
     assert "stopped at step" in table.inner_text() and train.is_enabled()
@@ -234,8 +234,8 @@ def test_turning_knobs_training_and_stopping_in_notebook_03(page, lab, house):
     press(page, epochs, "ArrowLeft", 8, shows="epochs=2,")
     press(page, rate, "End", 1, shows="learning_rate=0.01")
     train.click()                                            # 1e-2: it must diverge or not
-    page.locator(".widget-html-content > span", has_text=re.compile("collapsed|No gain.*lies")
-                 ).wait_for()
+    page.locator(".widget-html-content > span",
+                 has_text=re.compile("collapsed|Finished.*saved in")).wait_for()
     keep(page, "03_odd_setting")
     assert "Traceback" not in status.inner_text() and table.locator("tbody tr").count() == 3
 

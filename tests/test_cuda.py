@@ -64,7 +64,7 @@ class OnTheGpu(unittest.TestCase):
             return float(((cosines - pairs["score"]) ** 2).mean())
 
         before = error()
-        self.trained(model, config={"learning_rate": 2e-4})
+        self.trained(model, config={"learning_rate": 2e-4}, keep_start=False)
         self.assertLess(error(), before)
         model.save(self.folder / "mine")
         cpu = ConnectionBert.from_local(self.folder / "mine", device="cpu")

@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from connection_utils import ConnectionDataset, LengthBucketedBatches, collate_connections
+from connection_utils import (
+    ConnectionDataset,
+    LengthBucketedBatches,
+    collate_connections,
+    encoding,
+)
 from connection_utils.dataset import connection_loader
 from connection_utils.model_folder.files import load_tokenizer
 
@@ -75,6 +80,12 @@ def test_an_index_past_the_end_ends_a_loop(dataset):
     assert len(list(dataset)) == 3
 
 
+def test_a_negative_index_counts_from_the_end(dataset):
+    assert dataset[-1] == dataset[2] and dataset[-3] == dataset[0]
+    with pytest.raises(IndexError):
+        dataset[-4]
+
+
 def test_texts_are_cut_to_max_length(tokenizer):
     dataset = ConnectionDataset(PAIRS, tokenizer, max_length=5)
     assert [len(i["sentence1"]) for i in dataset] == [4, 5, 3]
@@ -82,7 +93,7 @@ def test_texts_are_cut_to_max_length(tokenizer):
 
 
 def test_lengths_are_those_of_the_longer_sentence(dataset):
-    assert dataset.lengths == [8, 9, 3]
+    assert dataset.lengths.tolist() == [8, 9, 3]
 
 
 def test_a_table_with_gaps_in_its_index_is_read_by_position(tokenizer):
@@ -96,6 +107,40 @@ def test_a_text_that_is_no_str_is_named(tokenizer, value):
     pairs.loc[1, "sentence2"] = value
     with pytest.raises(TypeError, match=r"texts\[1\] is .*expected a str"):
         ConnectionDataset(pairs, tokenizer)
+
+
+def test_texts_are_tokenised_in_blocks(tokenizer, dataset, monkeypatch):
+    seen = []
+
+    def watched(texts, **options):
+        seen.append(len(texts))
+        return tokenizer(texts, **options)
+
+    watched.pad_token_id, watched.unk_token_id = tokenizer.pad_token_id, tokenizer.unk_token_id
+    monkeypatch.setattr(encoding, "BLOCK", 2)
+    assert list(ConnectionDataset(PAIRS, watched)) == list(dataset)
+    assert seen == [2, 1, 2, 1]                         # both columns, two texts at a time
+    with pytest.raises(TypeError, match=r"texts\[2\]"):  # counted over all blocks
+        ConnectionDataset(PAIRS.assign(sentence2=["a", "b", None]), watched)
+
+
+def test_tokens_are_kept_in_4_bytes_each_whatever_their_number(many):
+    for tokens in (many.sentence1, many.sentence2):
+        assert tokens.ids.itemsize == 4 and tokens.offsets.itemsize == 8
+        assert len(tokens.ids) == tokens.offsets[-1] == sum(map(len, tokens))
+        assert len(tokens.offsets) == 54
+
+
+def test_the_fingerprint_is_that_of_all_tokens_scores_and_their_order(tokenizer, dataset):
+    def fingerprint(pairs: pd.DataFrame) -> str:
+        return ConnectionDataset(pairs, tokenizer).fingerprint()
+
+    assert fingerprint(PAIRS.copy()) == dataset.fingerprint()
+    assert len(dataset.fingerprint()) == 16
+    others = [PAIRS.assign(score=[0.8, 0.1, 1e-9]), PAIRS.iloc[::-1], PAIRS.head(2),
+              PAIRS.rename(columns={"sentence1": "sentence2", "sentence2": "sentence1"}),
+              PAIRS.assign(sentence2=["the cat sat on the mat", "a dog", "dog"])]
+    assert len({dataset.fingerprint(), *map(fingerprint, others)}) == 6
 
 
 def test_dataset_and_collate_can_be_pickled(dataset):
@@ -143,7 +188,8 @@ def test_the_whole_share_is_the_dataset_itself_and_a_sample_leaves_it_alone(many
 
 def test_a_sample_goes_through_the_loader(many):
     part = many.sample(0.4, seed=3)
-    assert part.lengths == [max(len(i["sentence1"]), len(i["sentence2"])) for i in part]
+    assert part.lengths.tolist() == [max(len(i["sentence1"]), len(i["sentence2"]))
+                                     for i in part]
     scores = torch.cat([batch["score"] for batch in connection_loader(part, batch_size=8)])
     assert sorted(scores.tolist()) == pytest.approx(sorted(part.score))
 
@@ -268,13 +314,6 @@ def test_the_batches_are_those_that_all_trainings_before_had(count, batch_size, 
         sampler.set_epoch(epoch, skip=3)
         assert list(sampler) == expected[3:]
         assert all(type(row) is int for rows in sampler for row in rows)
-
-
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"batch_size": -1},
-                                 {"batch_size": 4, "bucket": 0}], ids=str)
-def test_sizes_below_one_are_refused(bad):
-    with pytest.raises(ValueError, match="expected 1 or more"):
-        LengthBucketedBatches([5, 6, 7], **bad)
 
 
 # DataLoader

@@ -72,7 +72,10 @@ def test_every_notebook_takes_model_and_data_by_name():
 def test_one_process_of_several_shows_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.delenv("CONNECTION_CHECK")
-    monkeypatch.setenv("RANK", "1")                            # as torchrun sets it
+    monkeypatch.setenv("RANK", "1")                # left over from another program
+    assert list(progress(range(2))) == [0, 1] and "2/2" in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")          # as torchrun sets it
     assert list(progress(range(3))) == [0, 1, 2] and sys.stderr.getvalue() == ""
     monkeypatch.setenv("RANK", "0")
     assert list(progress(range(4))) == [0, 1, 2, 3]

@@ -149,12 +149,10 @@ def test_the_numbers_come_from_the_file_or_are_not_measured_yet(rehearsal, tmp_p
     said = gpu_sentence(rehearsal)
     assert parts["gpu"]["name"] in said and f"{trained['test_spearman']:.2f}" in said
     del parts["train_post"]["bfloat16"]
-    older = tmp_path / "older.json"
-    older.write_text(json.dumps({"parts": parts}))
-    assert gpu_numbers(older)["precision"] == "fp32"
-    parts["encode"] = {"failed": "not ended after 75 s"}
-    older.write_text(json.dumps({"parts": parts}))
-    assert gpu_numbers(older) == {}
+    assert on_a_gpu.summary(parts)["precision"] == "fp32"
+    assert on_a_gpu.summary(parts | {"encode": {"failed": "not ended after 75 s"}}) == {}
+    del parts["gpu"]
+    assert on_a_gpu.summary(parts) == {}
 
 
 def test_readme_and_notebooks_say_what_was_measured():

@@ -38,7 +38,7 @@ def outcomes(path: Path, rows: int | None = None, **options) -> pd.DataFrame | N
     `rows`: how many the file has; each must be in the table or set aside.
     """
     tables = {}
-    aside = path.parent / "runs" / "bad_rows" / f"{path.name}.jsonl"
+    aside = path.parent / "runs" / "bad_rows" / "elsewhere" / f"{str(path)[1:]}.jsonl"
     for on_bad_rows in ("error", "drop"):
         aside.unlink(missing_ok=True)
         told: list[str] = []
@@ -46,7 +46,6 @@ def outcomes(path: Path, rows: int | None = None, **options) -> pd.DataFrame | N
             table = read_connections(path, on_bad_rows=on_bad_rows, tell=told.append, **options)
         except ConnectionDataError as error:
             str(error).encode()                  # can be printed
-            assert list(error.faults.columns) == ["file", "line", "column", "found", "expected"]
             assert len(str(error)) < 60_000
         else:
             check_table(table)

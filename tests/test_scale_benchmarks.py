@@ -1,6 +1,7 @@
-"""What was measured of several processes and of very many pairs, and what the README says."""
+"""What was measured of several processes and of very many pairs, and what the pages say."""
 
 import json
+import re
 import sys
 from statistics import median
 
@@ -14,7 +15,8 @@ from processes_share_the_work import WAYS
 from processes_share_the_work import measure as train_a_little
 from scoring_stays_flat import MEET, measure, write_pairs
 
-README = " ".join((ROOT / "README.md").read_text().split())
+COMMANDS, KOREAN = (" ".join((ROOT / name).read_text().split())
+                    for name in ("docs/commands.md", "docs/korean.md"))
 
 
 def kept(name: str) -> dict:
@@ -43,7 +45,19 @@ def test_memory_as_kept_grows_little_with_the_rows():
     assert found["peak_ratio"] <= 1.15
     assert few["rows_in_order"] and many["rows_in_order"] and found["distinct"]["rows_in_order"]
     assert (f"{few['peak_mib']:.0f} MiB on 10,000 rows and {many['peak_mib']:.0f} on 1,000,000"
-            in README)
+            in COMMANDS)
+
+
+def test_a_million_pairs_in_memory_as_kept():
+    found = kept("pairs_in_memory")
+    assert found["pairs"] == 1_000_000 and 20 < found["tokens_per_pair"] < 40
+    assert found["arrays_mb"] <= found["peak_growth_mb"] <= 200
+    assert abs(found["table_mb"] / found["arrays_mb"] - 1) < 0.1      # "as much again"
+    assert f"{found['arrays_mb']:.0f} MB for a million pairs" in COMMANDS
+    assert f"100만 쌍에 {found['arrays_mb']:.0f} MB" in KOREAN
+    for page in (COMMANDS, KOREAN):
+        assert re.search(rf"{found['arrays_mb'] / 100:.1f} GB\b.*"
+                         rf"{found['arrays_mb'] / 10:.0f} GB", page)
 
 
 def test_a_little_training_is_timed(monkeypatch):
@@ -74,7 +88,7 @@ def test_two_processes_as_kept():
             assert ratio["median"] == pytest.approx(median(ratios))
     ratio = found["ratios"]["two_processes_to_2_threads"]
     assert (f"{ratio['median']:.2f} times the pairs a second of one process with both (three "
-            f"turns: {min(ratio['turns']):.2f} to {max(ratio['turns']):.2f}") in README
+            f"turns: {min(ratio['turns']):.2f} to {max(ratio['turns']):.2f}") in COMMANDS
 
 
 def test_notebook_09_says_in_words_what_was_measured():
@@ -83,17 +97,19 @@ def test_notebook_09_says_in_words_what_was_measured():
     processes, longest = kept("processes_share_the_work"), kept("cost_grows_linearly")["epochs"][-1]
     training = longest["train_pairs_per_s"]
     scoring = kept("scoring_stays_flat")["distinct"]["pairs_per_s"]
-    cached = kept("memory_stays_flat")["sizes"][-1]
+    stored = kept("pairs_in_memory")
     mib = {run["freeze_embeddings"]: run["gradient_mib"] for run in processes["measured"]}
     apart = processes["ratios"]["two_trainings_to_2_threads"]["median"]
     for words in (
             f"An epoch on a million pairs takes {1e6 / training / 3600:.0f} hours",
             f"scoring ten million takes {1e7 / scoring / 3600:.0f}.",
-            f"did {apart:.2f} times the pairs of one process with both cores",
-            f"all gradients are exchanged, {mib[False]:.0f} MiB at every step of 16 pairs",
-            f"with frozen embeddings {mib[True]:.0f},",
-            f"Some {100 * cached['cache_mib'] / 1024:.0f} GiB hold the pairs as tokens"):
+            f"{apart:.2f} times the pairs of one process with both cores",
+            f"{mib[False]:.0f} MiB at every step of 16 pairs",
+            f"with frozen embeddings {mib[True]:.0f}",
+            f"one core needs {100 * stored['seconds'] / 3600:.0f} hours",
+            f"{stored['arrays_mb'] / 1000:.2f} GB per million pairs, so "
+            f"{stored['arrays_mb'] / 100:.1f} GB for 10 million and "
+            f"{stored['arrays_mb'] / 10:.0f} GB for 100 million.",
+            f"각각 {stored['table_mb'] / 10:.0f} GB"):
         assert words in said, words
     assert round(1e8 / training / 86_400 / 7) == 3 and "keeps two cores three weeks busy" in said
-    assert round(100 * cached["building_seconds"] / 3600) == 3
-    assert "which two cores do in three hours" in said

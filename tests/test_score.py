@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from cases import slow
 from connection_utils import ConnectionBert, ConnectionDataError, ConnectionScorer, score_file
 from connection_utils.commands.score import main
 from connection_utils.ground.paths import ROOT
+from connection_utils.pair_files.faults import as_options
+from connection_utils.pair_files.formats import open_file
 
 ROWS = 5
 
@@ -29,7 +32,7 @@ ROWS = 5
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five rows at a time, so that a small file has several parts."""
-    for module in ("pair_files.chunks", "pair_files.row_source", "use.file_scoring"):
+    for module in ("pair_files.formats", "use.file_scoring"):
         monkeypatch.setattr(f"connection_utils.{module}.CHUNK", ROWS)
 
 
@@ -69,16 +72,20 @@ def silent(*_: object) -> None:
 
 # What is written
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "json", "parquet", "xlsx"])
 @pytest.mark.parametrize("out", ["csv", "parquet"])
-def test_every_row_in_order_with_all_its_columns(tmp_path, tiny_folder, scorer, pairs, kind, out):
+def test_every_row_in_order_with_all_its_columns(tmp_path, tiny_folder, scorer, pairs, kind,
+                                                 out):
     path, result = tmp_path / f"pairs.{kind}", tmp_path / f"scored.{out}"
     if kind == "parquet":
         pairs.to_parquet(path, row_group_size=7)
-    elif kind == "jsonl":
-        pairs.to_json(path, orient="records", lines=True)
+    elif kind.startswith("json"):
+        pairs.to_json(path, orient="records", lines=kind == "jsonl")
+    elif kind == "xlsx":             # openpyxl writes a lone carriage return as a line end
+        pairs = pairs.replace("\r\n|\r", "\n", regex=True)
+        pairs.to_excel(path, index=False)
     else:
-        pairs.to_csv(path, index=False, sep="," if kind == "csv" else "\t",
+        pairs.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",",
                      quoting=csv.QUOTE_ALL)
     assert score_file(path, result, scorer, tell=silent) == 23 == scorer.scored
     found = (pd.read_parquet(result) if out == "parquet" else
@@ -108,7 +115,7 @@ def test_what_csv_cannot_hold_is_told_before_anything_is_scored(tmp_path, scorer
     pq.write_table(pa.table({"tags": [[1]] * 23, "sentence1": pairs["sentence1"].tolist(),
                              "sentence2": pairs["sentence2"].tolist()}),
                    tmp_path / "pairs.parquet")
-    with pytest.raises(ConnectionDataError, match="that .csv cannot hold .*ends in .parquet"):
+    with pytest.raises(ConnectionDataError, match="that .csv cannot contain .*in .parquet"):
         score_file(tmp_path / "pairs.parquet", tmp_path / "scored.csv", scorer, tell=silent)
     assert not scorer.scored
 
@@ -119,11 +126,14 @@ def test_columns_are_guessed_and_told_or_stated(tmp_path, scorer, pairs):
         columns="score").to_csv(path, index=False)
     told = []
     score_file(path, tmp_path / "a.csv", scorer, tell=told.append)
+    *told, unread = told
+    assert unread.startswith("first 5 rows: ") and "unknown ([UNK])" in unread
     assert told == [f"{path}: sentence1 is 'question1', sentence2 is 'question2' (if it is "
                     "another, state columns=)"]
     score_file(path, tmp_path / "b.csv", scorer, tell=silent,
-               columns={"sentence1": "question2", "sentence2": "id"}, keep_bad_rows=True)
-    assert pd.read_csv(tmp_path / "b.csv")["cosine"].isna().all()       # ids are no texts
+               columns={"sentence1": "question2", "sentence2": "question1"})
+    assert pd.read_csv(tmp_path / "b.csv")["cosine"].to_numpy() == pytest.approx(
+        pd.read_csv(tmp_path / "a.csv")["cosine"].to_numpy(), abs=1e-5)
 
 
 def test_the_benchmarks_own_file(tmp_path, scorer):
@@ -134,60 +144,102 @@ def test_the_benchmarks_own_file(tmp_path, scorer):
     assert len(found) == 7 and found["sentence2"].eq("two dogs").all()
 
 
+def test_a_categorical_column_over_several_row_groups(tmp_path, scorer, pairs):
+    """Arrow cuts batches where the categories change."""
+    pairs["genre"] = [f"genre {row // 4}" for row in range(23)]
+    path = tmp_path / "pairs.parquet"
+    pairs.astype({"genre": "category"}).to_parquet(path, row_group_size=4)
+    assert score_file(path, tmp_path / "scored.parquet", scorer, tell=silent) == 23
+    found = pd.read_parquet(tmp_path / "scored.parquet")
+    assert found["genre"].tolist() == pairs["genre"].tolist()
+    assert found["cosine"].notna().all()
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
+    """Beyond the first megabyte, which is looked at, a chunk or two are in memory."""
+    monkeypatch.setattr("connection_utils.pair_files.formats.CHUNK", 1000)
+    peaks = []
+    for count in (90_000, 270_000):
+        path = tmp_path / f"{count}.csv"
+        path.write_text("sentence1,sentence2\n" + "a cat,a dog\n" * count)
+        tracemalloc.start()
+        for chunk in open_file(path).chunks([0, 1], whole=True):
+            assert len(chunk.cells) <= 1000
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
 # Bad rows
 
-FAULTY = ('id,sentence1,sentence2\n1,a cat,a dog\n2,,a dog\n3,a cat,a dog,too many\n'
-          '4,a cat,4711\n5,caf\xe9 cat,a dog\n6,a man,a woman\n7,a dog,a cat\n')
+FAULTY = ('id,sentence1,sentence2\n1,a cat,a dog\n2,,a dog\n3,a cat,"a dog","too ""many"\n'
+          '4,a cat,4711\n5,caf\xe9 cat,a dog\n6,a "man,a woman\n7,"a dog" no,a cat\n'
+          '8,a dog,a cat\n')
 
 
 def test_all_bad_rows_are_told_before_anything_is_scored(tmp_path, scorer):
-    path = tmp_path / "pairs.csv"
+    path, told = tmp_path / "pairs.csv", []
     path.write_bytes(FAULTY.encode("latin-1"))
     with pytest.raises(ConnectionDataError) as error:
-        score_file(path, tmp_path / "scored.csv", scorer, tell=silent, encoding="utf-8")
-    assert error.value.faults["line"].tolist() == [3, 4, 5, 6]
-    assert "4 faults in 4 of 7 rows" in str(error.value)
+        score_file(path, tmp_path / "scored.csv", scorer, tell=told.append, encoding="utf-8")
+    assert re.findall(r"^  line (\d)", str(error.value), re.M) == ["3", "4", "6", "8"]
+    assert "4 faults in 4 of 8 rows" in str(error.value)
     assert "line 4: found 4 fields, expected 3 as in line 1" in str(error.value)
+    assert "1 text is a number" in told[0] and "line 5, column sentence2: '4711'" in told[0]
     assert not scorer.scored and [each.name for each in tmp_path.iterdir()
                                   if "scored" in each.name] == []
 
 
 @pytest.mark.parametrize("out", ["csv", "parquet"])
-def test_bad_rows_keep_their_place(tmp_path, scorer, out):
+def test_bad_rows_keep_their_place_and_their_content(tmp_path, scorer, out):
     path, result, told = tmp_path / "pairs.csv", tmp_path / f"scored.{out}", []
     path.write_bytes(FAULTY.encode("latin-1"))
     assert score_file(path, result, scorer, encoding="utf-8", keep_bad_rows=True,
-                      tell=told.append) == 7
-    found = pd.read_csv(result) if out == "csv" else pd.read_parquet(result)
-    assert found["cosine"].notna().tolist() == [True, False, False, False, False, True, True]
-    assert found["sentence1"].iloc[4] == "caf\\udce9 cat"               # told as what it was
-    assert pd.isna(found["id"].iloc[2]) and int(found["id"].iloc[6]) == 7
-    assert re.search("4 of 7 rows get no cosine; the first faults: line 3, column sentence1",
-                     told[0])
+                      tell=told.append) == 8
+    found = (pd.read_csv if out == "csv" else pd.read_parquet)(result)
+    assert found["cosine"].notna().tolist() == [True, False, False, True, False, True, False,
+                                                True]
+    assert found["sentence1"].iloc[4] == "caf\\udce9 cat"              # told as what it was
+    assert found["id"].isna().tolist() == [False, False, True, False, False, False, True, False]
+    assert found["sentence1"].iloc[2] == '3,a cat,"a dog","too ""many"'  # its line
+    assert found["sentence1"].iloc[6] == '7,"a dog" no,a cat'
+    assert re.search("4 of 8 rows get no cosine; the first faults: line 3, column sentence1",
+                     told[1])
 
 
 @pytest.mark.parametrize(("content", "message"), [
     ("", "the file is empty"), ("sentence1,sentence2\n", "no row with a pair"),
     ("sentence1,cosine\na,b\n", "expected a column sentence2"),
-    ("sentence1,sentence2,cosine\na,b,1\n", "has a column 'cosine' already"),
-    ("sentence1,sentence2,id,id\na,b,1,2\n", "2 columns are called 'id'")])
+    ("sentence1,sentence2,cosine\na,b,1\n", "2 columns .* called 'cosine'.*into="),
+    ("sentence1,sentence2,id,id\na,b,1,2\n", "2 columns .* called 'id'"),
+    ("sentence1,sentence2,id,id,x,x\na,b,1,2,3,4\n", "2 columns .* called 'id'"),
+    (b"sentence1,sentence2,caf\xe9\na,b,c\n", "line 1: found 'caf.udce9'.*state encoding=")])
 def test_files_that_cannot_be_scored(tmp_path, scorer, content, message):
-    (tmp_path / "pairs.csv").write_text(content)
+    (tmp_path / "pairs.csv").write_bytes(
+        content.encode() if isinstance(content, str) else content)
     with pytest.raises(ConnectionDataError, match=message):
         score_file(tmp_path / "pairs.csv", tmp_path / "out.csv", scorer, tell=silent)
 
 
-def test_a_scorer_may_have_column_names_of_its_own(tmp_path, tiny_folder, pairs):
-    pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", tell=silent,
-               scorer=ConnectionScorer(tiny_folder, ("a", "b"), "near", device="cpu"))
-    assert pd.read_csv(tmp_path / "scored.csv")["near"].to_numpy() == pytest.approx(
-        expected(tiny_folder, pairs), abs=1e-5)
+def test_faults_beyond_those_that_are_listed_are_counted(tmp_path, scorer):
+    (tmp_path / "pairs.csv").write_text("sentence1,sentence2\n" + "a,b\n,\x20b\n,c\n" * 100)
+    with pytest.raises(ConnectionDataError) as raised:
+        score_file(tmp_path / "pairs.csv", tmp_path / "out.csv", scorer, tell=silent)
+    assert "200 faults in 200 of 300 rows" in str(raised.value)
+    assert "and 150 more" in str(raised.value)
+
+
+def test_a_key_that_only_a_late_row_has_is_a_column(tmp_path, scorer, pairs):
+    rows = pairs.to_dict("records")
+    rows[-1]["late"] = "here"
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score_file(tmp_path / "pairs.jsonl", tmp_path / "out.csv", scorer, tell=silent)
+    assert pd.read_csv(tmp_path / "out.csv")["late"].tolist()[-1] == "here"
 
 
 def test_nothing_is_overwritten(tmp_path, scorer, pairs):
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    with pytest.raises(FileExistsError, match="pairs.csv is there already"):
+    with pytest.raises(FileExistsError, match="pairs.csv exists already"):
         score_file(tmp_path / "pairs.csv", tmp_path / "pairs.csv", scorer)
     with pytest.raises(ValueError, match="ends in .csv or .parquet"):
         score_file(tmp_path / "pairs.csv", tmp_path / "scored.xlsx", scorer)
@@ -198,10 +250,10 @@ def test_nothing_is_overwritten(tmp_path, scorer, pairs):
 SCORE_AND_DIE = """
 import json, os, signal, sys, time, traceback
 from connection_utils import ConnectionScorer
-from connection_utils.pair_files import chunks, row_source
+from connection_utils.pair_files import formats
 from connection_utils.use import file_scoring   # once, for all
 
-for module in (chunks, row_source, file_scoring):
+for module in (formats, file_scoring):
     module.CHUNK = 5
 
 class Slow(ConnectionScorer):
@@ -269,7 +321,7 @@ def test_after_a_kill_no_part_is_scored_twice(drive, tmp_path, tiny_folder, scor
     assert score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", scorer,
                       tell=told.append) == 23
     assert scorer.scored == 23 - ROWS * (part - 1)
-    assert told == [f"going on after {ROWS * (part - 1)} of 23 rows"] * (part > 1)
+    assert told[1:] == [f"going on after {ROWS * (part - 1)} of 23 rows"] * (part > 1)
     found = pd.read_csv(tmp_path / "scored.csv")
     assert found["cosine"].to_numpy() == pytest.approx(expected(tiny_folder, pairs), abs=1e-5)
     whole = tmp_path / "whole.csv"
@@ -285,14 +337,16 @@ def test_killed_at_any_moment_it_ends_with_every_row(drive, tmp_path, tiny_folde
     score_file(tmp_path / "pairs.csv", whole, scorer, tell=silent)
     moments, killed = random.Random(seed), 0
     for _ in range(6):
-        killed += drive(tmp_path, tiny_folder,
-                        seconds=moments.uniform(0, 0.3)) == -signal.SIGKILL
+        end = drive(tmp_path, tiny_folder, seconds=moments.uniform(0, 0.1))
+        killed += end == -signal.SIGKILL
         if (tmp_path / "scored.csv").exists():
             break
     else:
+        end = 0
         score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", scorer, tell=silent)
     assert killed and (tmp_path / "scored.csv").read_bytes() == whole.read_bytes()
-    assert not list(tmp_path.glob(".scored*"))
+    # the parts are removed last, so a kill may come between the result and that
+    assert end == -signal.SIGKILL or not list(tmp_path.glob(".scored*"))
 
 
 @pytest.mark.parametrize("change", ["pairs", "model", "options"])
@@ -332,6 +386,15 @@ def test_a_full_disk_loses_nothing(tmp_path, scorer, pairs, monkeypatch, capsys,
     assert "going on after 10 of 23 rows" in said and "scored  23 pairs into" in said
 
 
+def test_parts_of_another_result_stay(tmp_path, scorer, pairs):
+    """Its name begins with that of this one and a dash."""
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    other = tmp_path / ".scored.csv-2.csv-0123456789abcdef.parts"
+    other.mkdir()
+    score_file(tmp_path / "pairs.csv", tmp_path / "scored.csv", scorer, tell=silent)
+    assert other.is_dir()
+
+
 # The command, and the class
 
 def test_the_command_line_names_its_own_options(tmp_path, tiny_folder, capsys):
@@ -340,15 +403,47 @@ def test_the_command_line_names_its_own_options(tmp_path, tiny_folder, capsys):
     command = [str(path), str(tmp_path / "out.csv"), "--model", str(tiny_folder)]
     with pytest.raises(SystemExit) as end:
         main(command)
-    assert "expected a column sentence1" in str(end.value) and "--columns" in str(end.value)
+    assert "expected a column sentence1, or one that --columns names" in str(end.value)
+    assert "--columns sentence1=question sentence2=known_issue" in str(end.value)
     main([*command, "--columns", "sentence1=a", "sentence2=b", "--into", "how_connected"])
     assert list(pd.read_csv(tmp_path / "out.csv")) == ["a", "b", "how_connected"]
-    with pytest.raises(SystemExit, match="is there already"):
+    with pytest.raises(SystemExit, match="exists already"):
         main([*command, "--columns", "sentence1=a", "sentence2=b"])
     with pytest.raises(SystemExit, match="expected OURS=THEIRS"):
         main([str(path), str(tmp_path / "b.csv"), "--model", str(tiny_folder), "--columns", "a"])
     with pytest.raises(SystemExit, match="cannot be used as a BERT folder"):
         main([str(path), str(tmp_path / "b.csv"), "--model", str(tmp_path)])
+
+
+def test_what_a_message_suggests_is_an_option(tmp_path, tiny_folder, capsys):
+    """Each suggestion, followed, leads to the next one, and at last to the result."""
+    path = tmp_path / "pairs.csv"
+    path.write_bytes("text_a,text_b\ncaf\xe9 cat,a dog\n,a cat\n".encode("latin-1"))
+    command = [str(path), str(tmp_path / "out.csv"), "--model", str(tiny_folder)]
+    with pytest.raises(SystemExit, match="state --encoding if the file has another"):
+        main(command)
+    assert "state --columns)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="without a cosine .--keep-bad-rows."):
+        main([*command, "--encoding", "latin-1"])
+    with pytest.raises(SystemExit, match="called 'text_a'.*--into"):
+        main([*command, "--encoding", "latin-1", "--keep-bad-rows", "--into", "text_a"])
+    main([*command, "--encoding", "latin-1", "--keep-bad-rows"])
+    assert pd.read_csv(tmp_path / "out.csv")["cosine"].notna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("message", "words"), [
+    ('or state what is meant, as columns={"sentence1": "question", "score": "grade"} or '
+     "scale=(1, 5).", "as --columns sentence1=question score=grade or --scale 1 5."),
+    ("state scale=(low, high)", "state --scale low high"),
+    ("as encoding='cp949', or", "as --encoding cp949, or"),
+    ('pass on_bad_rows="drop" to', "pass --drop-bad-rows to"),
+    ('columns={"sentence1": "a question", "score": "c"}',
+     "--columns 'sentence1=a question' score=c"),
+    ("found 'set scale=3 and columns=no', state encoding=",
+     "found 'set scale=3 and columns=no', state --encoding"),
+], ids=["columns and scale", "scale", "encoding", "bad rows", "blanks", "own data"])
+def test_a_command_line_names_options_in_place_of_parameters(message, words):
+    assert words in as_options(message)
 
 
 def test_it_runs_as_a_program(tmp_path, tiny_folder, pairs):
@@ -362,12 +457,14 @@ def test_it_runs_as_a_program(tmp_path, tiny_folder, pairs):
 
 
 def test_a_scorer_travels_without_its_model(tiny_folder):
-    scorer = ConnectionScorer(tiny_folder, ("a", "b"), "near", device="cpu")
-    batch = {"a": np.array(["a cat", "a dog"], object), "b": ["the cat", "a man"], "n": [1, 2]}
+    scorer = ConnectionScorer(tiny_folder, into="near", device="cpu")
+    batch = {"sentence1": np.array(["a cat", "a dog"], object),
+             "sentence2": ["the cat", "a man"], "n": [1, 2]}
     here = scorer(batch)
-    assert list(here) == ["a", "b", "n", "near"] and here["near"].dtype == np.float32
+    assert list(here) == ["sentence1", "sentence2", "n", "near"]
+    assert here["near"].dtype == np.float32
     sent = pickle.dumps(scorer)
     assert len(sent) < 1000
     assert pickle.loads(sent)(batch)["near"].tolist() == here["near"].tolist()
     assert json.loads(json.dumps(scorer.identity())) == pickle.loads(sent).identity()
-    assert len(scorer({"a": [], "b": []})["near"]) == 0
+    assert len(scorer({"sentence1": [], "sentence2": []})["near"]) == 0

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
@@ -13,18 +15,17 @@ import pytest
 
 from connection_utils.bert import POOLINGS, ConnectionBert
 from connection_utils.commands import finetune, series
+from connection_utils.commands.finetune import FEWEST_PAIRS
 from connection_utils.config import (
-    HOLDS_FROM,
     LOSS_NAMES,
     POOLING_NAMES,
     RECIPES,
     TrainingConfig,
     deciding,
-    recipe_doubt,
 )
 from connection_utils.ground.paths import ROOT
 from connection_utils.losses import LOSSES
-from connection_utils.pair_files.reading import read_connections
+from connection_utils.pair_files.reading import read_connections, read_splits
 from connection_utils.workshop import notebooks
 from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
@@ -58,7 +59,8 @@ def watched(tmp_path_factory):
     (folder / "sitecustomize.py").write_text(WATCH)
     log = folder / "log"
     log.touch()
-    environment = os.environ | {"PYTHONPATH": str(folder), "NETWORK_LOG": str(log)}
+    places = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "NETWORK_LOG": str(log)}
     environment.pop("HF_HUB_OFFLINE", None)      # the module itself must see to it
     return environment, log
 
@@ -74,13 +76,21 @@ def my_pairs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def few_labels(tmp_path_factory):
-    """60 pairs with nothing but 0 and 1, sorted by it: the least a reader may bring."""
+    """60 pairs with nothing but 0 and 1, sorted by it: the least a reader may bring.
+
+    The options say how to read them: nothing about the file is as the notebooks expect it.
+    """
     path = tmp_path_factory.mktemp("few") / "few_labels.csv"
     pairs = read_connections(ROOT / DEFAULT_DATA / "sts-train.csv")
-    pd.concat([pairs[pairs["score"] < 0.2].sample(30, random_state=1).assign(score=0),
-               pairs[pairs["score"] > 0.8].sample(30, random_state=1).assign(score=1)])[
-        ["sentence1", "sentence2", "score"]].to_csv(path, index=False)
-    return path
+    pairs = pd.concat([pairs[pairs["score"] < 0.2].sample(30, random_state=1).assign(score=0),
+                       pairs[pairs["score"] > 0.8].sample(30, random_state=1).assign(score=1)])
+    pairs["sentence1"] += " — déjà vu"
+    pairs[["sentence1", "sentence2", "score"]].to_csv(
+        path, index=False, header=["left", "right", "same"], encoding="cp1252")
+    with open(path, "a", encoding="cp1252") as file:
+        file.write("no other text,,1\n")
+    return [str(path), "--columns", "sentence1=left", "sentence2=right", "score=same",
+            "--encoding", "cp1252", "--drop-bad-rows"]
 
 
 def start(arguments, environment):
@@ -101,10 +111,10 @@ def runs(watched, my_pairs, few_labels, tmp_path_factory):
         "finetune": ["finetune", "--model", DEFAULT_MODEL, "--data",
                      my_pairs, "--epochs", "1", "--learning-rate", "2e-5", "--batch-size",
                      "32", "--loss", "cosine_mse", "--seed", "5", out, folder / "finetune"],
-        "recipe": ["finetune", "--recipe", "fast", "--data", few_labels,
+        "recipe": ["finetune", "--recipe", "fast", "--data", my_pairs,
                    "--seed", "5", out, folder / "recipe"],
-        "sweep": [*SWEEP, few_labels],
-        "few": [*run, few_labels]}
+        "sweep": [*SWEEP, *few_labels],
+        "few": [*run, *few_labels]}
     environment = watched[0] | {"OMP_NUM_THREADS": "1"}
     return cache(lambda name: start(map(str, commands[name]), environment)), folder
 
@@ -153,17 +163,18 @@ def test_the_series_runs_on_pairs_with_graded_scores(runs):
     assert "threshold " in done.stdout
 
 
-def test_it_says_beforehand_how_long_it_takes_and_ends_with_a_table(first_run):
+def test_it_says_what_it_does_and_ends_with_a_table(first_run):
     said = first_run.stdout
-    assert said.index("this will take about") < said.index("01_load_local_bert: cell")
+    assert "61 rows dropped" in said and "read as stated into runs/" in said
     for name in series.CORE:
-        assert f"{name}: cell" in said
-    for row in ("test Spearman × 100", "threshold", "the model", "the notebooks"):
+        assert f"{name}: cell 1 of" in said
+    assert said.index("Notebook 03 trains") < said.index("02_build_connection_dataset: cell")
+    for row in ("test Spearman × 100", "threshold", "the model", "the notebooks", "next"):
         assert f"\n{row} " in said
 
 
 def test_the_model_it_leaves_is_one_more_local_folder(first_run):
-    folder = ROOT / first_run.stdout.split("the model")[1].split()[0]
+    folder = ROOT / first_run.stdout.split("\nthe model")[1].split()[0]
     assert "few_labels" in folder.name and "ep1" in folder.name
     assert -1 <= ConnectionBert.from_local(folder).similarity(["a cat"], ["a dog"])[0] <= 1
     record = json.loads((folder / "training.json").read_text())
@@ -183,11 +194,9 @@ def test_executed_copies_keep_their_widgets_and_committed_notebooks_do_not(tmp_p
 
 
 def test_a_second_run_redoes_nothing(first_run, watched, few_labels):
-    again = start(["series", "run", "--epochs", "1", "--data", str(few_labels)],
-                  watched[0])
+    again = start(["series", "run", "--epochs", "1", "--data", *few_labels], watched[0])
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": in place in runs/") == 4
-    assert "this will take" not in again.stdout
     assert again.stdout.split("test Spearman")[1] == first_run.stdout.split("test Spearman")[1]
 
 
@@ -197,21 +206,20 @@ def test_what_is_stale_is_run_again_and_04_whenever_03_is(monkeypatch, tmp_path,
                                                           expected):
     """04 judges the model that 03 leaves, so a new model needs a new judgement."""
     ran = []
-    monkeypatch.setattr(notebooks, "in_place", lambda copy, name, given, fingerprint:
+    monkeypatch.setattr(notebooks, "in_place", lambda copy, name, given:
                         series.CORE.index(name) not in stale)
     monkeypatch.setattr(notebooks, "execute_copy", lambda name, *_: ran.append(name))
-    monkeypatch.setattr(series, "_tell_duration", lambda settings, config: None)
     monkeypatch.setattr(series, "_print_table", lambda output, copies: None)
-    monkeypatch.setattr(series, "_trained", lambda parameters: (tmp_path, None))
+    monkeypatch.setattr(series, "_trained", lambda parameters: tmp_path)
     (tmp_path / "threshold.json").touch()
-    series.run(DEFAULT_MODEL, DEFAULT_DATA, None)
+    series.main(["run"])
     assert ran == [series.CORE[i] for i in expected]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--model", "transformers/bert/not-here"], "folder not found"),
     (["--data", "not-here.csv"], "file not found"),
-    (["--epochs", "0"], "epochs is 0; expected 1 or more"),
+    (["--epochs", "0"], "epochs is 0; expected a whole number, at least 1"),
 ])
 def test_a_wrong_argument_ends_in_one_sentence(watched, arguments, message):
     for program in (["series", "run"], ["finetune"]):
@@ -226,8 +234,7 @@ import sys
 from connection_utils.commands import finetune, score, series
 for program, *arguments in (
         (finetune, "--help"), (finetune, "--recipe", "grandma"), (finetune, "--epochs", "0"),
-        (finetune, "--model", "not-here"), (finetune, "--data", "not-here.csv"),
-        (finetune, "--data", "data/samples/helpdesk_with_faults.csv"),
+        (finetune, "--model", "not-here"),
         (score, "--help"), (score, "a.csv", "b.csv", "--model", "not-here"),
         (series, "run", "--epochs", "0"), (series, "run", "--model", "not-here"),
         (series, "run", "--data", "not-here.csv"), (series, "sweep", "pooler", "mean")):
@@ -243,7 +250,7 @@ def test_what_is_wrong_is_told_before_torch_is_imported(watched):
     done = subprocess.run([sys.executable, "-c", REFUSED], env=watched[0], cwd=ROOT,
                           capture_output=True, text=True)
     said = [line for line in done.stdout.splitlines() if line.startswith("connection_utils.")]
-    assert len(said) == 12 and all(line.endswith(" False") for line in said), done
+    assert len(said) == 10 and all(line.endswith(" False") for line in said), done
     assert tuple(LOSSES) == LOSS_NAMES and tuple(POOLINGS) == POOLING_NAMES
 
 
@@ -257,9 +264,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tm
 @pytest.mark.slow
 def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(runs, watched, few_labels):
     """The README's command on 60 pairs of one's own."""
-    done, again = runs[0]("sweep"), start([*SWEEP, str(few_labels)], watched[0])
+    done, again = runs[0]("sweep"), start([*SWEEP, *few_labels], watched[0])
     assert done.returncode == again.returncode == 0, done.stderr + again.stderr
-    assert "batch_size = 8\n03_train_siamese_cosine: cell" in done.stdout
+    assert "batch_size = 8\n" in done.stdout
+    assert "03_train_siamese_cosine: cell 1 of" in done.stdout
     assert "03_train_siamese_cosine: cell" not in again.stdout
     head, *rows = again.stdout.splitlines()[-3:]
     assert head.split() == "batch_size dev Spearman × 100 seconds the notebook".split()
@@ -273,12 +281,157 @@ def test_a_sweep_of_two_values_ends_in_a_table_and_is_not_run_twice(runs, watche
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["pooler", "mean"], "notebook 03 has no parameter 'pooler'; expected one of model_dir"),
-    (["epochs", "2", "two"], "epochs is 2 two; expected values such as 1"),
+    (["epochs", "2", "two"], "epochs is two; expected a value such as 1"),
+    (["epochs", "2", "0"], "epochs is 0; expected a whole number, at least 1"),
+    (["model_dir", DEFAULT_MODEL, "not-here"], "folder not found"),
 ])
 def test_a_sweep_that_cannot_be_is_refused_before_anything_runs(watched, arguments, message):
     done = start(["series", "sweep", *arguments], watched[0])
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert "cell" not in done.stdout
+
+
+@pytest.fixture
+def executed(monkeypatch, tmp_path):
+    """The sources of the notebooks that the command line wants executed; none is."""
+    sources = []
+
+    def execute(notebook, name, target):
+        sources.append("\n".join(cell.source for cell in notebook.cells))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, target)
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(series, "runs_folder", lambda: tmp_path / "runs")
+    monkeypatch.setattr(series, "_print_table", lambda output, copies: None)
+    monkeypatch.setattr("connection_utils.use.runs.run_folder", lambda settings: tmp_path)
+    monkeypatch.setattr("connection_utils.use.runs.read_run", lambda folder: {
+        "evaluations": [{"step": 0, "dev_spearman": 0.5, "seconds": 1}]})
+    (tmp_path / "training.json").touch()
+    return sources
+
+
+def test_a_swept_folder_that_has_changed_is_not_in_place(executed, tiny_folder, alter):
+    command = ["sweep", "model_dir", str(tiny_folder)]
+    series.main(command)
+    series.main(command)
+    assert len(executed) == 1
+    alter.config(tiny_folder, hidden_dropout_prob=0.2)
+    series.main(command)
+    assert len(executed) == 2
+
+
+def test_the_models_own_settings_reach_the_notebooks(executed, tiny_folder, make_pairs,
+                                                     tmp_path, capsys):
+    ConnectionBert.from_local(tiny_folder, "cls", 24, device="cpu").save(tmp_path / "own")
+    texts = [f"고양이가 {i} 잔다" for i in range(60)]
+    make_pairs(60).assign(sentence1=texts).to_csv(tmp_path / "pairs.csv", index=False)
+    options = ["--data", str(tmp_path / "pairs.csv"), "--model", str(tmp_path / "own")]
+    series.main(["run", *options])
+    for source in executed[2:]:
+        assert 'pooling = "cls"' in source and "max_length = 24" in source
+    said = capsys.readouterr().out
+    assert "cls pooling, max_length 24" in said
+    assert "% of the tokens are unknown" in said and "vocabulary was made" in said
+    del executed[:]
+    series.main(["sweep", "pooling", "max", *options])
+    assert 'pooling = "max"' in executed[0] and "max_length = 24" in executed[0]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["one file", "a folder of splits"])
+def test_what_was_stated_about_the_pairs_reaches_the_notebooks(executed, tmp_path, whole):
+    """A file in cp1252 with other columns, another scale and a bad row."""
+    pairs = pd.DataFrame({
+        "q 1": [f'a "quoted" é;\nline {i}, and ,' for i in range(60)],
+        "q2": [" 42 " if i == 3 else f"\tß{i}" for i in range(60)],
+        "vote": [-i for i in range(60)]})
+    pairs.loc[7, "q2"] = ""
+    data = tmp_path / "mine.csv" if whole else tmp_path / "mine"
+    parts = {data: pairs} if whole else {
+        data / f"{name}.csv": pairs[i::3] for i, name in enumerate(("train", "dev", "test"))}
+    for path, part in parts.items():
+        path.parent.mkdir(exist_ok=True)
+        part.to_csv(path, index=False, encoding="cp1252")
+    with pytest.raises(SystemExit, match=r"--columns(.*\n)+With make, pass these options in READ"):
+        series.main(["run", "--data", str(data)])
+    series.main(["run", "--data", str(data), "--columns", "sentence1=q 1", "sentence2=q2",
+                 "score=vote", "--scale", "-59", "0", "--encoding", "cp1252",
+                 "--drop-bad-rows"])
+    assert len(executed) == 4
+    (handed,) = {line for source in executed for line in source.splitlines()
+                 if line.startswith("data = ") and "runs" in line}
+    expected = read_splits(data, columns={"sentence1": "q 1", "sentence2": "q2",
+                                          "score": "vote"}, scale=(-59, 0),
+                           on_bad_rows="drop", encoding="cp1252")
+    found = read_splits(handed.split('"')[1])
+    for name, split in expected.items():
+        pd.testing.assert_frame_equal(found[name], split)
+
+
+@pytest.mark.parametrize(("votes", "said"), [
+    ([0, 1, 2, 3, 4] * 2, "10 pairs are too few"), ([2] * 60, "have the score 0.5")])
+def test_pairs_that_cannot_be_split_are_refused_before_any_notebook(
+        executed, make_pairs, tmp_path, votes, said):
+    make_pairs(len(votes)).assign(score=votes).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(SystemExit, match=said) as refused:
+        series.main(["run", "--data", str(tmp_path / "mine.csv"), "--scale", "0", "4"])
+    assert not executed and "READ" not in str(refused.value)
+
+
+def test_a_pair_of_test_and_train_is_reported_as_the_notebooks_treat_it(
+        executed, make_pairs, tmp_path, capsys):
+    pairs = make_pairs(60)
+    for name, rows in {"train": range(30), "dev": range(30, 45), "test": [*range(45, 60), 4]
+                       }.items():
+        pairs.iloc[rows].to_csv(tmp_path / f"{name}.csv", index=False)
+    series.main(["run", "--data", str(tmp_path), "--scale", "0", "1"])
+    assert "1 pair of test is in train, too; dropped from train" in capsys.readouterr().out
+    (copy,) = tmp_path.glob("runs/pairs/*/train.parquet")
+    assert len(pd.read_parquet(copy)) == 29
+
+
+@pytest.mark.parametrize("stated", [[], ["--encoding", "utf-8"]], ids=["as found", "stated"])
+@pytest.mark.parametrize("program", [series, finetune])
+def test_what_is_printed_of_a_guess_names_options(executed, make_pairs, tmp_path, monkeypatch,
+                                                  capsys, program, stated):
+    def stop(*_):
+        raise ValueError("the pairs are read")
+
+    monkeypatch.setattr(ConnectionBert, "from_local", stop)
+    make_pairs(60).assign(score=[1, 2, 3, 4, 5] * 12).to_csv(tmp_path / "a.csv", index=False)
+    verb = ["run"] if program is series else []
+    with suppress(SystemExit):
+        program.main([*verb, "--data", str(tmp_path / "a.csv"), *stated])
+    said = capsys.readouterr().out
+    assert "state --scale low high)" in said and "scale=" not in said
+
+
+@pytest.mark.parametrize(("data", "scale", "said", "make"), [
+    ("mine.csv", ["5", "1"], "as --scale 1 5", True),
+    ("no.csv", ["1", "5"], "file not found", False)])
+def test_read_is_named_where_an_option_helps(executed, make_pairs, tmp_path, data, scale, said,
+                                             make):
+    make_pairs(60).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(SystemExit, match=said) as refused:
+        series.main(["run", "--data", str(tmp_path / data), "--scale", *scale])
+    assert ("With make, pass these options in READ" in str(refused.value)) is make
+
+
+def test_the_card_is_part_of_what_a_copy_is_made_from(tmp_path, monkeypatch):
+    package = shutil.copytree(notebooks.PACKAGE, tmp_path / "package")
+    monkeypatch.setattr(notebooks, "PACKAGE", package)
+    before = notebooks.fingerprint_of("no-model", "no-data")
+    (package / "README.md").write_text("Not part of any output.")
+    assert notebooks.fingerprint_of("no-model", "no-data") == before
+    (package / "use/model_card.md").write_text("# Another card")
+    assert notebooks.fingerprint_of("no-model", "no-data") != before
+
+
+def test_progress_does_not_count_cells_that_nothing_is_run_of(tmp_path, capsys):
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell(source) for source in ("", "print(1)", " \n", "print(2)")])
+    notebooks.execute(notebook, "short", tmp_path / "copy.ipynb")
+    assert "short: cell 2 of 2," in capsys.readouterr().out
 
 
 def test_a_failing_cell_is_named_and_what_ran_is_kept(tmp_path, capsys):
@@ -300,32 +453,25 @@ def test_finetune_trains_saves_and_says_so(runs, watched):
     assert record["pairs"]["train"] + record["pairs"]["dev"] + record["pairs"]["test"] == 400
     assert f"after   test Spearman {100 * record['test_spearman_after']:.2f}" in done.stdout
     assert ConnectionBert.from_local(folder).max_length == 128
+    assert record["pairs"]["train"] >= FEWEST_PAIRS and "doubt" not in done.stdout
+
+
+def chosen(*options):
+    return finetune.chosen(finetune.parser().parse_args(options))
 
 
 def test_a_recipe_sets_the_options_and_an_option_given_beside_it_wins():
-    said = finetune.parser(RECIPES["fast"]).parse_args(["--recipe", "fast", "--epochs", "7"])
-    assert said.loss == RECIPES["fast"].loss and said.epochs == 7
-    assert finetune.parser().parse_args([]).loss == RECIPES["post"].loss == "cosine_mse"
+    said = ("--epochs", "7", "--no-freeze-embeddings")
+    assert chosen("--recipe", "best", *said) == (
+        "best", replace(RECIPES["best"], epochs=7, freeze_embeddings=False))
     assert RECIPES["post"] == TrainingConfig()        # what notebook 03 trains
 
 
 @pytest.mark.parametrize(("options", "recipe"), [
     ([], "post"), (["--data", "data/stsb/"], "post"), (["--data", "mine.csv"], "best"),
     (["--data", "mine.csv", "--recipe", "fast"], "fast"), (["--recipe=best"], "best")])
-def test_pairs_of_ones_own_get_the_recipe_that_never_lost(monkeypatch, options, recipe):
-    said = []
-    monkeypatch.setattr(finetune, "_main", said.append)
-    finetune.main(options)
-    (chosen,) = said
-    assert chosen.recipe == recipe and chosen.epochs == RECIPES[recipe].epochs
-
-
-def test_a_recipe_says_for_how_many_pairs_it_was_measured():
-    for recipe, fewest in HOLDS_FROM.items():
-        assert recipe_doubt(recipe, fewest) is None
-        said = recipe_doubt(recipe, fewest - 1)
-        assert f"recipe {recipe} was measured on {fewest} training pairs and more" in said
-        assert f"these are {fewest - 1}" in said and "its interval" in said
+def test_pairs_of_ones_own_get_the_recipe_that_never_lost(options, recipe):
+    assert chosen(*options) == (recipe, RECIPES[recipe])
 
 
 @pytest.mark.slow
@@ -344,17 +490,16 @@ def test_a_strangers_file_gets_through_with_what_the_messages_ask_for(watched, t
                "--epochs", "1", "--frozen-layers", "5", "--seed", "5",
                "--output", str(tmp_path / "mine")]
     unnamed = start(command, watched[0])
-    assert unnamed.returncode == 1 and "columns=" in unnamed.stderr
+    assert unnamed.returncode == 1 and "--columns sentence1=" in unnamed.stderr
     command += ["--columns", "sentence1=question", "sentence2=known_issue", "score=connection",
                 "--scale", "0", "4"]
     faulty = start(command, watched[0])
     assert faulty.returncode == 1 and "line 15, column question" in faulty.stderr
-    series_run = start(["series", "run", *command[1:3]], watched[0])
-    assert series_run.returncode == 1 and "finetune (--columns" in series_run.stderr
-    assert "Traceback" not in unnamed.stderr + faulty.stderr + series_run.stderr
+    assert "Traceback" not in unnamed.stderr + faulty.stderr
     done = start([*command, "--drop-bad-rows"], watched[0])
     assert done.returncode == 0, done.stderr
     assert "of 60 rows dropped" in done.stdout and "bad_rows" in done.stdout
+    assert f"recipe best was measured on {FEWEST_PAIRS} training pairs and more" in done.stdout
     record = json.loads((tmp_path / "mine" / "training.json").read_text())
     assert record["scale"] == [0, 4] and record["on_bad_rows"] == "drop"
     assert record["columns"]["sentence1"] == "question"
@@ -366,4 +511,5 @@ def test_help_is_worth_reading(watched):
     for option in ("--model", "--data", "--epochs", "--learning-rate", "--batch-size",
                    "--loss", "--seed", "--output"):
         assert option in said
-    assert "no model hub is ever asked" in said and "(default: 5e-05)" in said
+    assert "no model hub is ever asked" in said and "(default: 16)" in said
+    assert "(default: post 1, fast 1, best 2)" in " ".join(said.split())

@@ -89,9 +89,10 @@ def test_the_model_folder_never_shadows_the_library():
 def test_make_passes_the_readers_choices_on():
     said = subprocess.run(
         ["make", "-n", "-W", "requirements.lock", "run", "MODEL=my model", "DATA=my pairs.csv",
-         "EPOCHS=3", "EXTRA_INDEX=file:///wheels"], cwd=ROOT, capture_output=True,
-        text=True).stdout
-    assert 'series run --model "my model" --data "my pairs.csv" --epochs 3' in said
+         "READ=--columns 'sentence1=my column' --scale 0 4", "EPOCHS=3",
+         "EXTRA_INDEX=file:///wheels"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert ('series run --model "my model" --data "my pairs.csv" '
+            "--columns 'sentence1=my column' --scale 0 4 --epochs 3") in said
     assert 'install --extra-index-url "file:///wheels" -r requirements.lock' in said
 
 
@@ -125,6 +126,26 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
     order = [(file, number) for worker, file, number in seen if worker == one]
     assert order[:12] == [(file, str(i)) for file in (
         "03_train_siamese_cosine", "08_use_and_ship") for i in range(6)]
+
+
+@pytest.mark.parametrize(("deaths", "passed"), [(2, True), (3, False)])
+def test_a_kernel_that_dies_as_it_starts_is_started_again(tmp_path, deaths, passed):
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "deadly.py").write_text(
+        f"from nbval import kernel\nstart, left = kernel.start_new_kernel, [1] * {deaths}\n"
+        "def dies(*args, **settings):\n"
+        "    if left:\n"
+        "        left.pop()\n"
+        "        raise RuntimeError('Kernel died before replying to kernel_info')\n"
+        "    return start(*args, **settings)\n"
+        "kernel.start_new_kernel = dies\n")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")]),
+                   tmp_path / "a.ipynb")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "-p", "deadly",
+         "--nbval", "-q", "-p", "no:cacheprovider", "a.ipynb"], cwd=tmp_path, text=True,
+        capture_output=True, env=os.environ | {"PYTHONPATH": str(tmp_path)} | NO_OTHER_PLUGIN)
+    assert (done.returncode == 0) == passed, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("thorough", "expected"), [

@@ -69,25 +69,16 @@ def test_a_tab_inside_a_text_makes_no_key_of_another_pair():
 
 # Repeats in one table
 
-def repeats(*scored: tuple[str, str, float]) -> list[tuple[int, int, bool]]:
-    pairs = pd.DataFrame(scored, columns=["sentence1", "sentence2", "score"]).set_axis(
-        range(10, 10 + len(scored)))
-    return list(find_repeats(pairs).itertuples(name=None))
-
-
-def test_a_repeat_names_the_first_row_of_its_pair():
-    assert repeats(("a", "b", 0.5), ("c", "d", 1), ("B ", "A", 0.5), ("a", "b", 0.5)) == \
-        [(12, 10, True), (13, 10, True)]
-
-
-def test_rows_that_disagree_name_the_first_row_of_another_score():
-    assert repeats(("a", "b", 0.5), ("b", "a", 0.5), ("a", "b", 1), ("a", "B", 0)) == \
-        [(10, 12, False), (11, 12, False), (12, 10, False), (13, 10, False)]
+def test_the_rows_and_scores_of_repeated_pairs_are_found():
+    pairs = pd.DataFrame([("a", "b", 0.5), ("c", "d", 1), ("B ", "A", 0.5), ("e", "f", 0),
+                          ("a", "c", 1), ("F", "e", 1)],
+                         columns=["sentence1", "sentence2", "score"]).set_axis(range(10, 16))
+    assert find_repeats(pairs).values.tolist() == [[[10, 12], 1], [[13, 15], 2]]
 
 
 def test_a_table_of_different_pairs_has_no_repeats():
-    assert repeats(("a", "b", 0.5), ("a", "c", 0.5), ("b", "c", 1)) == []
-    assert repeats() == []
+    assert find_repeats(table(("a", "b"), ("a", "c"), ("b", "c"))).empty
+    assert find_repeats(table()).empty
 
 
 # Leaks

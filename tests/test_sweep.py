@@ -19,7 +19,8 @@ from connection_utils import (
     mean_reciprocal_rank,
     spearman,
 )
-from connection_utils.config import HOLDS_FROM, RECIPES, TrainingConfig
+from connection_utils.commands.finetune import FEWEST_PAIRS
+from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.ground.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -192,12 +193,12 @@ def test_notebook_06_says_in_words_what_was_measured(by_start):
     gain = {pairs: means["pretrained", pairs] - untouched for pairs in sweep.SIZES}
     few = [found - untouched for found in every["pretrained", 50]]
     for words in (
-            f"{gain[50]:.1f} points with 50 pairs, {gain[500]:.1f} with 500, "
-            f"{gain[5725]:.1f} with all",
+            f"{gain[50]:.1f} points with 50 pairs, {gain[500]:.1f} with 500 "
+            f"and {gain[5725]:.1f} with all",
             f"between {min(few):.1f} and {max(few):.1f}",
-            f"all 5,725 pairs end at {means['random', 5725]:.1f}, which is "
+            f"all 5,725 pairs reach {means['random', 5725]:.1f}, which is "
             f"{untouched - means['random', 5725]:.0f} points *below*",
-            f"random weights are no zero: {means['random', 0]:.0f}.",
+            f"no zero: {means['random', 0]:.0f}.",
             f"it starts at {untouched:.1f}"):
         assert words in said, words
     assert all(min(every["pretrained", pairs]) > untouched for pairs in sweep.SIZES)
@@ -271,7 +272,7 @@ def test_the_recipe_for_pairs_of_ones_own_never_lost(by_recipe):
         assert min(gains(by_recipe["best", sweep.SCALE, where])) > 0
         for recipe in RECIPES:
             assert statistics.mean(gains(by_recipe[recipe, sweep.SCALE, where])) > 0
-    assert set(HOLDS_FROM.values()) == {min(sweep.SIZES[1:])}
+    assert FEWEST_PAIRS == min(sweep.SIZES[1:])
     assert inspect.signature(cosent).parameters["scale"].default == sweep.SCALE
     new, old = (gains(by_recipe["best", scale, "help desk"])
                 for scale in (sweep.SCALE, sweep.OLD_SCALE))
@@ -282,15 +283,16 @@ def test_the_recipe_for_pairs_of_ones_own_never_lost(by_recipe):
             f"which lost), and {statistics.mean(new):.1f} with 5 (none lost)") in said
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
-def test_the_readme_tells_what_the_recipes_bring_as_measured(by_recipe, name):
-    readme = (ROOT / name).read_text()
+@pytest.mark.parametrize("name", ["docs/commands.md", "docs/korean.md"])
+def test_the_page_says_what_the_recipes_bring_as_measured(by_recipe, name):
+    page = (ROOT / name).read_text()
     for recipe in RECIPES:
-        assert f"| `{recipe}` | {row(by_recipe, recipe)} |" in readme, recipe
-    assert f" | {row(by_recipe, 'best', 'last')} |" in readme
+        assert f"| `{recipe}` | {row(by_recipe, recipe)} |" in page, recipe
+    assert f" | {row(by_recipe, 'best', 'last')} |" in page
     scores = [line["test_spearman"] for line in by_recipe["best", sweep.SCALE, sweep.SIZES[-1]]]
     said = f"**{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}**"
-    assert said in readme, said
+    for front in ("README.md", "README.ko.md"):
+        assert said in (ROOT / front).read_text(), said
 
 
 def row(by_recipe, recipe, weights="kept"):

@@ -6,6 +6,7 @@ import math
 import threading
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from cases import contradicting
@@ -20,6 +21,8 @@ from connection_utils.ground.paths import ROOT, runs_folder
 from connection_utils.losses import cosine_mse
 from connection_utils.pair_files.reading import read_splits
 from connection_utils.training import (
+    History,
+    _has_bf16,
     build_optimizer,
     build_schedule,
     freeze,
@@ -198,6 +201,38 @@ def test_a_diverged_loss_is_told_with_step_and_advice(splits):
         train(model, broken, splits["dev"], CONFIG)
 
 
+# The history
+
+def test_a_history_without_an_evaluation_is_an_empty_table():
+    frame = History(TrainingConfig()).to_frame()
+    assert frame.empty and "dev_spearman" in frame
+
+
+def test_only_the_steps_time_is_counted(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    history = History(TrainingConfig(), steps=2)
+    now[0] += 5                                            # an evaluation takes time, too
+    history.add(0, 0.5, np.zeros(3))
+    now[0] += 2
+    history.add_step(0.25, 16)
+    now[0] += 1
+    history.add_step(0.75, 8)
+    record = history.add(1, 0.6, np.ones(3))
+    assert (record["step"], record["loss"], record["pairs_per_s"]) == (2, 0.5, 24 / 3)
+    assert (history.seconds, history.pairs) == (3, 24) and record is history.best
+    assert history.dev_cosines.tolist() == [1, 1, 1] == history.trained_cosines.tolist()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_used_only_where_the_gpu_itself_has_it(monkeypatch, native):
+    """A T4 emulates it, and answers True unless it is asked without emulation."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                        lambda including_emulation=True: including_emulation or native)
+    assert _has_bf16(torch.device("cuda")) is native
+    assert not _has_bf16(torch.device("cpu"))
+
+
 # stop and on_step
 
 def test_on_step_gets_the_history_so_far_after_each_step(few):
@@ -367,7 +402,7 @@ def test_bucket_decides_which_pairs_share_a_batch(few):
     by_length, again, shuffled = (trained(few, dataclasses.replace(
         SHORT, epochs=1, bucket=bucket))[1].step_losses for bucket in (50, 50, 1))
     assert by_length == again != shuffled
-    with pytest.raises(ValueError, match="bucket is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="bucket is 0; expected a whole number, at least 1"):
         TrainingConfig(bucket=0)
 
 
@@ -418,33 +453,6 @@ def test_without_a_share_all_pairs_are_seen_in_each_epoch(short_run):
     assert short_run[1].pairs == 2 * 12
 
 
-def test_accumulated_gradients_make_the_step_of_the_whole_batch(splits):
-    """Batches of 8, and two of 4 that make one step: dropout off, or they would draw anew."""
-    ended = []
-    for size, many in ((8, 1), (4, 2), (3, 3)):
-        model = fresh()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        model.bert.config.attention_probs_dropout_prob = 0.0
-        for layer in model.bert.encoder.layer:
-            layer.attention.self.dropout.p = 0.0
-        history = train(model, ConnectionDataset(splits["train"].head(24), model.tokenizer),
-                        splits["dev"].head(12), dataclasses.replace(
-                            SHORT, batch_size=size, gradient_accumulation_steps=many, epochs=1))
-        ended.append((model, history.step_losses))
-    (whole, losses), (parts, their_losses), (others, _) = ended
-    assert len(losses) == len(their_losses) == 3
-    assert losses == pytest.approx(their_losses, abs=1e-6)
-
-    def apart(one, other):
-        return sum((a - b).abs().sum().item() for a, b in zip(
-            one.parameters(), other.parameters(), strict=True))
-
-    assert apart(whole, parts) < apart(whole, fresh()) / 200
-    assert changed(whole, others)                    # nine pairs a step are another training
-
-
 @pytest.mark.parametrize("bound", [0.01, 1e6])
 def test_gradients_longer_than_max_grad_norm_are_cut_to_it(tiny_folder, make_pairs, bound):
     """Plain SGD with a rate of 1 moves the weights by the gradient itself."""
@@ -490,7 +498,7 @@ def test_training_with_cosent_lowers_the_loss(few):
 @pytest.mark.parametrize(("name", "value"), [
     ("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("learning_rate", 5.0),
     ("loss", "hinge"), ("warmup_ratio", 2.0), ("evaluations_per_epoch", 0),
-    ("gradient_accumulation_steps", 0), ("checkpoint_every", -1),
+    ("checkpoint_every", -1),
     ("frozen_layers", -1), ("train_share", 0.0), ("train_share", -0.5), ("train_share", 1.5),
     ("train_share", math.nan)])
 def test_a_setting_that_cannot_work_is_refused_by_name(name, value):

@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from errno import EACCES, EBUSY, ENOSPC, EPERM, EROFS
 from pathlib import Path
 
 import pytest
 
+from connection_utils.bert import ConnectionBert
 from connection_utils.ground.whole_files import (
+    check_replaceable,
     clear_leftovers,
-    put_back,
+    only_writer,
     sha256_of,
     write_folder_whole,
     write_whole,
@@ -228,18 +231,153 @@ def test_what_a_file_manager_left_does_not_stand_in_the_way(tmp_path):
     assert names(folder) == ["a.txt"]
 
 
-@pytest.mark.parametrize("replaced", [True, False])
-def test_what_stood_there_before_a_kill_between_two_renames_is_put_back(tmp_path, replaced):
-    """The old folder comes back if nothing is in its place, and goes if the new one is."""
+# A kill between the two renames of write_folder_whole
+
+@pytest.fixture
+def hidden(tmp_path):
+    """The place of a folder that such a kill has left beside it."""
     old = tmp_path / ".[run].abc.old"                # a name that glob would read otherwise
     old.mkdir()
     (old / "a.txt").write_text("old")
+    return tmp_path / "[run]"
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_clearing_up_returns_the_old_folder_unless_there_is_a_new_one(hidden, replaced):
     if replaced:
-        (tmp_path / "[run]").mkdir()
-        (tmp_path / "[run]" / "a.txt").write_text("new")
-    put_back(tmp_path / "[run]")
-    assert names(tmp_path) == ["[run]"]
-    assert (tmp_path / "[run]" / "a.txt").read_text() == ("new" if replaced else "old")
+        hidden.mkdir()
+        (hidden / "a.txt").write_text("new")
+    clear_leftovers(hidden)
+    assert names(hidden.parent) == ["[run]"]
+    assert (hidden / "a.txt").read_text() == ("new" if replaced else "old")
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_next_writer_leaves_one_whole_folder(hidden, fails):
+    try:
+        with write_folder_whole(hidden, ["a.txt"]) as scratch:
+            (scratch / "a.txt").write_text("new")
+            assert not fails or 1 / 0
+    except ZeroDivisionError:
+        pass
+    assert names(hidden.parent) == ["[run]"]
+    assert (hidden / "a.txt").read_text() == ("old" if fails else "new")
+
+
+def test_a_link_to_a_folder_is_tidied_where_the_folder_is(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "model")
+    left = tmp_path / "there" / ".model.0123.partial"
+    left.mkdir()
+    clear_leftovers(tmp_path / "link")
+    assert not left.exists()
+
+
+def test_a_check_changes_nothing_on_disk(hidden):
+    ConnectionBert.check_output(hidden)
+    check_replaceable(hidden, ())
+    assert names(hidden.parent) == [".[run].abc.old"]
+
+
+# What would only be found after the training
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="wants a mount point")
+def test_a_mount_point_is_refused_before_anything_is_written():
+    with pytest.raises(OSError), write_folder_whole(Path("/proc"), os.listdir("/proc")):
+        pytest.fail("the block must not run")
+    with pytest.raises(FileExistsError, match="/proc is a mount point"):
+        ConnectionBert.check_output("/proc")
+
+
+def refusing(name, number):
+    """Let the function `name` of os fail as the system would."""
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+    return lambda patch: patch.setattr(os, name, fail)
+
+
+CANNOT_BE_WRITTEN = {            # the place, what is wrong, the error, a word of its message
+    "a file where a folder must be": ("file/run", None, NotADirectoryError, "file"),
+    "a file further up": ("file/new/run", None, OSError, "file"),
+    "a read-only folder": ("new/run", refusing("mkdir", EACCES), PermissionError, "denied"),
+    "a read-only disk": ("run", refusing("mkdir", EROFS), OSError, "Read-only"),
+    "a full disk": ("run", refusing("mkdir", ENOSPC), OSError, "No space"),
+    "a volume inside a container": ("there", refusing("rename", EBUSY), OSError, "busy"),
+    "somebody else's folder in /tmp": ("there", refusing("rename", EPERM), PermissionError,
+                                       "not permitted"),
+    "a name too long for its scratch": ("x" * 220, None, OSError, "too long"),
+    "a Korean name too long for its scratch": ("\uac00" * 75, None, OSError, "too long"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_BE_WRITTEN)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is(
+        tmp_path, monkeypatch, case):
+    name, spoil, kind, word = CANNOT_BE_WRITTEN[case]
+    (tmp_path / "file").touch()
+    (tmp_path / "there").mkdir()
+    with monkeypatch.context() as patch:
+        if spoil:
+            spoil(patch)
+        with pytest.raises(kind, match=word) as refused:
+            ConnectionBert.check_output(tmp_path / name)
+    assert f"{tmp_path / name} cannot be written" in str(refused.value)
+    assert names(tmp_path) == ["file", "there"]
+
+
+@pytest.mark.parametrize(("name", "there"), [
+    ("run", "nothing"), ("new/folders/run", "nothing"), ("run", "an empty folder"),
+    ("run", "a model"), ("\uac00" * 70, "nothing"), ("link", "a model")])
+def test_a_check_leaves_all_as_it_was(tmp_path, name, there):
+    place = tmp_path / ("run" if name == "link" else name)
+    if there != "nothing":
+        place.mkdir()
+        if there == "a model":
+            (place / "config.json").touch()
+        if name == "link":
+            (tmp_path / "link").symlink_to(place)
+    before = [*tmp_path.rglob("*")], place.exists() and place.stat().st_ino
+    check_replaceable(tmp_path / name, {"config.json"})
+    assert ([*tmp_path.rglob("*")], place.exists() and place.stat().st_ino) == before
+
+
+# Two processes
+
+HOLD = """
+import sys, time
+from connection_utils.ground.whole_files import only_writer
+with only_writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["run", "scored.csv", "new/run", "\uac00" * 65])
+def test_a_second_writer_is_refused_until_the_first_is_killed(tmp_path, name):
+    first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / name],
+                             stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    try:
+        with (pytest.raises(OSError, match="another process is writing"),
+              only_writer(tmp_path / name)):
+            pytest.fail("the block must not run")
+        with only_writer(tmp_path / "another"):
+            pass
+    finally:
+        first.kill()
+        first.wait(30)
+    with only_writer(tmp_path / name), only_writer(tmp_path / f"{name}2"):
+        pass
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("name", "word"), [
+    ("file/scored.csv", "file"), ("x" * 215 + ".csv", "too long")])
+def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path, name, word):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=word) as refused, only_writer(tmp_path / name):
+        pytest.fail("the block must not run")
+    assert "cannot be written" in str(refused.value) and names(tmp_path) == ["file"]
 
 
 def test_leftovers_of_a_killed_writer_are_cleared_and_nothing_else(tmp_path):

@@ -1,252 +1,207 @@
-"""Fine-tune a local BERT on pairs of texts, as notebook 03 does, from a command line.
+"""Fine-tune a local BERT on pairs of texts, as notebook 03 does.
 
     python -m connection_utils finetune
     python -m connection_utils finetune --model transformers/bert/bert-base-uncased \\
         --data my_pairs.csv --epochs 1 --output runs/my_model
 
-The model and the data are read from disk; no model hub is ever asked. Before and after
-training the test pairs are scored once. The output is one more local model folder: the
-weights of the best dev evaluation (those it started from, if no other was better), the
-tokenizer, and training.json with the settings, the history and the scores.
-sentence-transformers loads it, too.
+The model and the data are read from disk; no model hub is ever asked. The test pairs are
+scored before and after training. The output is another local model folder: the weights of
+the best dev evaluation (the starting weights, if no evaluation was better), the tokenizer,
+and training.json with the settings, the history and the scores. sentence-transformers
+loads it, too.
 
-Which recipe? On 150 to 5,725 pairs of the STS benchmark and on 330 of a help desk, best
-gained the most, and lost with no seed (averaged over draws of the dev pairs). It takes
-twice as long as post; fast takes 0.7 times as long, and gained less on the help desk's.
-Below 150 training pairs nothing was measured, and the command says so.
+Which recipe? On 150 to 5,725 pairs of the STS benchmark and on 330 pairs of a help desk,
+best gained the most, and it lost with no seed (averaged over draws of the dev pairs). It
+takes twice as long as post. fast takes 0.7 times as long as post, and gained less on the
+help desk's pairs. Nothing was measured below 150 training pairs; the command warns then.
 
-With --checkpoint-every a run that was killed loses little: the same command with --resume
-goes on from the last checkpoint, and ends with the same weights. The checkpoints lie in
-OUTPUT-checkpoints and are removed when the model is saved.
+With --checkpoint-every, a killed run loses little: the same command with --resume
+continues from the last checkpoint and ends with the same weights. The checkpoints are in
+OUTPUT-checkpoints and are removed once the model is saved.
 
-Several processes, one for each GPU or each machine, train the same model with
+Several processes, one for each GPU or each machine, can train the same model:
 
     torchrun --nproc-per-node 2 -m connection_utils finetune ...
 
---batch-size is then that of all of them together, so the result is that of one process,
-but for dropout and rounding. Notebook 09 tells when it is worth it.
+--batch-size is then the batch of all processes together, so the result is that of one
+process, except for dropout and rounding. Notebook 09 shows when it is worth it.
 """
 
 import argparse
 import sys
-from dataclasses import fields
+from contextlib import ExitStack, suppress
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
-from connection_utils.commands import new_parser
-from connection_utils.config import (
-    LOSS_NAMES,
-    POOLING_NAMES,
-    RECIPES,
-    TrainingConfig,
-    recipe_doubt,
+from connection_utils.commands import (
+    READING,
+    add_reading_options,
+    ending,
+    new_parser,
+    reading_options,
 )
-from connection_utils.ground.paths import missing_model, shown
-from connection_utils.ground.whole_files import clear_leftovers
-from connection_utils.long_runs import processes
+from connection_utils.config import POOLING_NAMES, RECIPES, TrainingConfig
+from connection_utils.ground.paths import as_path, missing_model, shown
+from connection_utils.ground.whole_files import clear_leftovers, only_writer
 from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-HELP = {
-    "epochs": "how often each pair is seen",
-    "batch_size": "pairs that go through the model at once",
-    "gradient_accumulation_steps": "so many batches make one step: less memory for as many pairs",
-    "bucket": "so many batches share pairs sorted by length (1: only shuffled)",
-    "learning_rate": "highest learning rate, at the end of the warm-up",
-    "warmup_ratio": "share of the steps in which the learning rate rises",
-    "weight_decay": "AdamW's weight decay",
-    "max_grad_norm": "gradients longer than this are cut to it",
-    "loss": "what training makes small",
-    "evaluations_per_epoch": "dev evaluations in an epoch; the best weights are kept",
-    "freeze_embeddings": "leave the embedding tables as they are",
-    "frozen_layers": "leave so many of the lowest layers, and the embeddings, as they are",
-    "train_share": "share of the training pairs, drawn by the seed",
-    "average_from": "from this share of the steps on, the mean of the weights is kept (1: off)",
-    "start_share": "share of the starting weights in what is kept (0: none)",
-    "seed": "decides the order of the pairs, dropout and, for one file, the split",
-    "checkpoint_every": "write a checkpoint after so many steps (0: never)",
-    "resume": "go on from the newest checkpoint, if there is one",
-}
+FEWEST_PAIRS = 150                   # training pairs: the recipes were not tried on fewer
 
 
-def parser(recipe: TrainingConfig = RECIPES["post"]) -> argparse.ArgumentParser:
-    """The command line's options: `TrainingConfig`'s fields, with `recipe`'s values, and more."""
-    options = new_parser("finetune", __doc__, parents=[_first()])
-    options.add_argument("--model", default=DEFAULT_MODEL, metavar="FOLDER",
-                         help="local model folder to start from (default: %(default)s)")
-    options.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", default=[],
-                         help="what the file calls sentence1, sentence2 and score, as "
-                              "sentence1=question (default: common names are looked for)")
-    options.add_argument("--scale", nargs=2, type=float, metavar=("LOW", "HIGH"),
-                         help="the lowest and highest score that are possible (default: found)")
-    options.add_argument("--drop-bad-rows", action="store_true",
-                         help="go on without them; they are set aside under runs/bad_rows/")
-    options.add_argument("--output", metavar="FOLDER",
-                         help="where the model goes (default: a folder under runs/ that "
-                              "carries the settings)")
-    options.add_argument("--pooling", choices=POOLING_NAMES, default="mean",
-                         help="how token vectors become one (default: %(default)s)")
-    options.add_argument("--max-length", type=int, default=128, metavar="TOKENS",
-                         help="longer texts are cut (default: %(default)s)")
-    options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
+def parser() -> argparse.ArgumentParser:
+    """The options. A setting of `TrainingConfig` that is not given is None: see `chosen`."""
+    options = new_parser("finetune", __doc__, usage="%(prog)s [options]")
+    group = options.add_argument_group("pairs")
+    group.add_argument("--data", default=DEFAULT_DATA, metavar="PATH",
+                       help="file of pairs, or folder with train, dev and test files "
+                            "(default: %(default)s)")
+    add_reading_options(group)
+    group = options.add_argument_group("model")
+    group.add_argument("--model", default=DEFAULT_MODEL, metavar="FOLDER",
+                       help="local model folder to start from (default: %(default)s)")
+    group.add_argument("--pooling", choices=POOLING_NAMES,
+                       help="of the token vectors (default: as saved, otherwise mean)")
+    group.add_argument("--max-length", type=int, metavar="TOKENS",
+                       help="longer texts are cut (default: as saved, otherwise 128)")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: the best)")
+    group.add_argument("--output", metavar="FOLDER",
+                       help="where to save the model (default: a folder under runs/)")
+    group = options.add_argument_group("training")
+    group.add_argument("--recipe", choices=RECIPES,
+                       help="the defaults of the following options: post is what the original "
+                            "post did, fast is CoSENT with the two lowest layers frozen, best "
+                            "is CoSENT with frozen embeddings and the last weights averaged "
+                            f"(default: post for {DEFAULT_DATA}, best for other data)")
     for setting in fields(TrainingConfig):
+        defaults = {name: getattr(config, setting.name) for name, config in RECIPES.items()}
+        default = (defaults["post"] if len({*defaults.values()}) == 1 else
+                   ", ".join(f"{name} {value}" for name, value in defaults.items()))
         kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {
-            "type": setting.type, "choices": LOSS_NAMES if setting.name == "loss" else None}
-        options.add_argument(
-            "--" + setting.name.replace("_", "-"), default=getattr(recipe, setting.name),
-            **kind,
-            help=HELP[setting.name] + " (default: %(default)s)")
+            "type": setting.type, "metavar": {int: "N", float: "X", str: "NAME"}[setting.type]}
+        group.add_argument("--" + setting.name.replace("_", "-"), **kind,
+                           help=f"{setting.metadata['help']} (default: {default})")
     return options
 
 
-def _first() -> argparse.ArgumentParser:
-    """The two options that decide the defaults of others."""
-    options = new_parser("finetune", None, add_help=False)
-    options.add_argument("--data", default=DEFAULT_DATA, metavar="PATH",
-                         help="folder with train, dev and test files, or one file of pairs: "
-                              "CSV, TSV, JSON Lines, Parquet or Excel (default: %(default)s)")
-    options.add_argument("--recipe", choices=RECIPES,
-                         help="where the training options below start: post is the original "
-                              "post's and Sentence-BERT's, fast is CoSENT for one epoch with the "
-                              "two lowest layers frozen, best is CoSENT for two with frozen "
-                              "embeddings, the last weights averaged (default: post, as in "
-                              "notebook 03; best if --data is yours)")
-    return options
+def chosen(options: argparse.Namespace) -> tuple[str, TrainingConfig]:
+    """The name of the recipe, and its settings changed by the options that were given."""
+    recipe = options.recipe or (
+        "post" if Path(options.data) == Path(DEFAULT_DATA) else "best")
+    given = {setting.name: value for setting in fields(TrainingConfig)
+             if (value := getattr(options, setting.name)) is not None}
+    return recipe, replace(RECIPES[recipe], **given)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the whole job; see ``--help``."""
-    first = _first().parse_known_args(arguments)[0]
-    recipe = first.recipe or ("post" if Path(first.data) == Path(DEFAULT_DATA) else "best")
-    options = parser(RECIPES[recipe]).parse_args(arguments)
-    options.recipe = recipe
-    with processes.joined():
-        _main(options)
-
-
-def _main(options: argparse.Namespace) -> None:
-    from connection_utils.pair_files.columns import stated_columns
-    from connection_utils.pair_files.faults import ConnectionDataError
-
+    """Run the whole job; see ``--help``. What a reader can mend ends in one message."""
+    options = parser().parse_args(arguments)
     try:
-        config = TrainingConfig(**{f.name: getattr(options, f.name)
-                                   for f in fields(TrainingConfig)})
-        reading = {"columns": stated_columns(options.columns), "scale": options.scale,
-                   "on_bad_rows": "drop" if options.drop_bad_rows else None}
-        reading = {name: said for name, said in reading.items() if said}
-        splits = processes.in_all(lambda: _read(options, config.seed, **reading))
-        # What imports torch takes seconds; most of what can be wrong is told by now.
-        from connection_utils.bert import ConnectionBert
-        from connection_utils.dataset import ConnectionDataset
-        from connection_utils.evaluation import bootstrap_interval, gain_interval, spearman
-        from connection_utils.long_runs.checkpoint import remove_checkpoints
-        from connection_utils.training import train
-        from connection_utils.use.runs import run_folder, run_settings, save_run
-
-        model = processes.in_all(lambda: ConnectionBert.from_local(
-            options.model, options.pooling, options.max_length, options.device))
-        settings = run_settings(options.model, options.data, options.pooling,
-                                options.max_length, config) | reading
-        output = Path(options.output or run_folder(settings))
-        checkpoints = output.with_name(f"{output.name}-checkpoints")
-        done = processes.from_main(lambda: _done(output, checkpoints, config.resume, settings))
-    except ConnectionDataError as error:
-        _stop(f"{error}\nHere these are --columns, --scale and --drop-bad-rows; see --help.")
-    except (ValueError, FileExistsError) as error:     # a folder or an option is wrong
-        _stop(f"{error}")
-    if done:
-        _say(f"{shown(output)} holds the model that these settings make: nothing to do")
-        return
-    test = splits["test"]
-    _say(f"model   {shown(options.model)} on {model.device}"
-         + f", in each of {processes.count()} processes" * (processes.count() > 1))
-    _say(f"recipe  {options.recipe}")
-    _say("pairs   " + ", ".join(f"{name} {len(pairs):,}" for name, pairs in splits.items()))
-    if doubt := recipe_doubt(options.recipe, round(config.train_share * len(splits["train"]))):
-        _say(f"doubt   {doubt}")
-    before = processes.divided(model.similarity, test["sentence1"], test["sentence2"])
-    _say(f"before  test Spearman {100 * spearman(test['score'], before):.2f}")
-
-    train_set = ConnectionDataset(splits["train"], model.tokenizer, model.max_length)
-    try:
-        history = train(
-            model, train_set, splits["dev"], config, on_evaluation=_say_evaluation, tell=_say,
-            checkpoints=checkpoints if config.checkpoint_every or config.resume else None)
-    except MemoryError as error:                       # of this process, perhaps of no other
+        recipe, config = chosen(options)
+    except ValueError as error:
         sys.exit(f"{error}")
-    except (FloatingPointError, ValueError, FileExistsError) as error:
-        _stop(f"{error}")
-    except KeyboardInterrupt:                          # what it means has been told
-        sys.exit(130)
-
-    after = processes.divided(model.similarity, test["sentence1"], test["sentence2"])
-    low, high = bootstrap_interval(test["score"], after)
-    facts = {"pairs": {name: len(pairs) for name, pairs in splits.items()},
-             "test_spearman_before": spearman(test["score"], before),
-             "test_spearman_after": spearman(test["score"], after),
-             "test_spearman_interval": [low, high]}
-    try:
-        processes.from_main(lambda: save_run(output, model, history, settings, **facts))
-    except OSError as error:
-        kept = (f"The checkpoints in {shown(checkpoints)} are still there: mend that, and run "
-                "the same command with --resume." if checkpoints.exists() else
-                "Mend that and train again; with --checkpoint-every less would be lost.")
-        _stop(f"The model could not be saved to {shown(output)}: {error}. {kept}")
-    processes.from_main(lambda: remove_checkpoints(checkpoints))
-    if history.start_cosines is not None and not history.kept_start:
-        gain, *ends = (100 * each for each in gain_interval(
-            splits["dev"]["score"], history.start_cosines, history.trained_cosines))
-        _say(f"gain    dev Spearman {gain:+.2f} (95 % interval {ends[0]:+.2f} to {ends[1]:+.2f})")
-    _say(f"after   test Spearman {100 * facts['test_spearman_after']:.2f} "
-         f"(95 % interval {100 * low:.2f} to {100 * high:.2f})")
-    _say(f"saved   {shown(output)}")
-
-
-def _say_evaluation(record: dict[str, float]) -> None:
-    trained = "" if record["loss"] is None else f"loss {record['loss']:.4f}  "
-    speed = "" if record["loss"] is None else f"  {record['pairs_per_s']:.0f} pairs/s"
-    _say(f"epoch {record['epoch']:.2f}  {trained}dev Spearman "
-         f"{100 * record['dev_spearman']:.2f}{speed}")
-
-
-def _read(options: argparse.Namespace, seed: int, **reading: object
-          ) -> dict[str, "DataFrame"]:
-    """The pairs by split; ValueError if they cannot be used, or if there is no model."""
     if missing := missing_model(options.model):
-        raise ValueError(missing)
-    from connection_utils.pair_files.reading import read_splits
+        sys.exit(missing)
+    # Only now is torch imported, which takes seconds: a wrong option is reported before.
+    from connection_utils.long_runs import processes
+    from connection_utils.pair_files.faults import as_options
 
-    return read_splits(options.data, seed, tell=_say, **reading)
+    def worded(error: str) -> str | int:                 # all processes have the same error
+        return as_options(error) if processes.is_main() else 1
+
+    with (processes.joined(),
+          ending(MemoryError),          # of this process, perhaps of no other
+          ending(ValueError, FloatingPointError, OSError, worded=worded),
+          ExitStack() as held):
+        _finetune(options, recipe, config, held)
 
 
-def _done(output: Path, checkpoints: Path, resume: bool, settings: dict) -> bool:
-    """Whether the model is there already; FileExistsError if it must not be written."""
+def _finetune(options: argparse.Namespace, recipe: str, config: TrainingConfig,
+              held: ExitStack) -> None:
+    """The job; `held` keeps the lock of the output."""
     from connection_utils.bert import ConnectionBert
+    from connection_utils.dataset import ConnectionDataset
+    from connection_utils.evaluation import bootstrap_interval, gain_interval, spearman
+    from connection_utils.long_runs import processes
+    from connection_utils.long_runs.checkpoint import remove_checkpoints
+    from connection_utils.model_folder.files import read_siamese_settings
+    from connection_utils.pair_files.faults import as_options
+    from connection_utils.pair_files.reading import read_splits
+    from connection_utils.training import train
+    from connection_utils.use.runs import read_run, run_folder, run_settings, save_run
 
-    ConnectionBert.check_output(output)
-    if resume and not checkpoints.exists() and _finished(output, settings):
-        return True
-    clear_leftovers(output)
-    return False
+    say = partial(print, flush=True) if processes.is_main() else lambda line: None
+    reading = reading_options(options)
+    splits = processes.in_all(lambda: read_splits(
+        options.data, config.seed, tell=lambda line: say(as_options(line)), **reading))
+    model = processes.in_all(lambda: ConnectionBert.from_local(
+        options.model, options.pooling, options.max_length, options.device))
+    settings = run_settings(options.model, options.data, model.pooling, model.max_length,
+                            config) | reading
+    output = as_path(options.output or run_folder(settings)).resolve()
+    checkpoints = output.with_name(f"{output.name}-checkpoints")
 
-
-def _finished(output: Path, settings: dict) -> bool:
-    from connection_utils.use.runs import read_run
-
-    try:
-        return bool(read_run(output, settings))
-    except (FileNotFoundError, ValueError):
+    def is_done() -> bool:
+        held.enter_context(only_writer(output))
+        clear_leftovers(output)
+        ConnectionBert.check_output(output)       # FileExistsError if it must not be replaced
+        with suppress(FileNotFoundError, ValueError):         # no run there, or another one
+            return config.resume and not checkpoints.exists() and bool(
+                read_run(output, dict.fromkeys(READING) | settings))
         return False
 
+    if processes.from_main(is_done):
+        say(f"{shown(output)} contains the model of these settings: nothing to do")
+        return
+    test = splits["test"]
+    pairs = {name: len(rows) for name, rows in splits.items()}
+    say(f"model   {shown(options.model)} on {model.device}"
+        + f", in each of {processes.count()} processes" * (processes.count() > 1)
+        + f"; {model.pooling} pooling, max_length {model.max_length}")
+    own = read_siamese_settings(as_path(options.model),
+                                model.bert.config.max_position_embeddings)
+    if own and own != {"pooling": model.pooling, "max_length": model.max_length}:
+        say(f"doubt   the folder itself states {own['pooling']} pooling and max_length "
+            f"{own['max_length']}")
+    say(f"recipe  {recipe}")
+    say("pairs   " + ", ".join(f"{name} {count:,}" for name, count in pairs.items()))
+    if (few := round(config.train_share * pairs["train"])) < FEWEST_PAIRS:
+        say(f"doubt   recipe {recipe} was measured on {FEWEST_PAIRS} training pairs and more; "
+            f"these are {few}. The training may bring no gain: look at the gain on dev and its "
+            "interval.")
+    train_set = ConnectionDataset(splits["train"], model.tokenizer, model.max_length)
+    if not train_set.unread.is_much:             # or train() reports it
+        say(f"texts   {train_set.unread}")
+    score_test = partial(processes.divided, model.similarity, test["sentence1"],
+                         test["sentence2"])
+    before = spearman(test["score"], score_test())
+    say(f"before  test Spearman {100 * before:.2f}")
+    history = train(
+        model, train_set, splits["dev"], config, on_evaluation=_print_evaluation, tell=say,
+        checkpoints=checkpoints if config.checkpoint_every or config.resume else None)
+    cosines = score_test()
+    after = spearman(test["score"], cosines)
+    interval = bootstrap_interval(test["score"], cosines)
+    try:
+        processes.from_main(lambda: save_run(
+            output, model, history, settings, pairs=pairs, test_spearman_before=before,
+            test_spearman_after=after, test_spearman_interval=[*interval]))
+    except OSError as error:
+        kept = (" The checkpoints are kept, too: solve this and run the same command with "
+                f"--resume ({shown(checkpoints)}).")
+        raise OSError(f"{error}{kept * any(checkpoints.glob('step-*.pt'))}") from None
+    processes.from_main(lambda: remove_checkpoints(checkpoints))
+    if history.start_cosines is not None and not history.kept_start:
+        gain, low, high = (100 * each for each in gain_interval(
+            splits["dev"]["score"], history.start_cosines, history.trained_cosines))
+        say(f"gain    dev Spearman {gain:+.2f} (95 % interval {low:+.2f} to {high:+.2f})")
+    low, high = (100 * each for each in interval)
+    say(f"after   test Spearman {100 * after:.2f} (95 % interval {low:.2f} to {high:.2f})")
+    say(f"saved   {shown(output)}")
 
-def _say(line: str) -> None:
-    """One process speaks for all."""
-    if processes.is_main():
-        print(line, flush=True)
 
-
-def _stop(message: str) -> NoReturn:
-    """End all processes for a reason that all of them know."""
-    sys.exit(message if processes.is_main() else 1)
+def _print_evaluation(record: dict[str, float]) -> None:
+    loss, speed = ("", "") if record["loss"] is None else (
+        f"loss {record['loss']:.4f}  ", f"  {record['pairs_per_s']:.0f} pairs/s")
+    print(f"epoch {record['epoch']:.2f}  {loss}dev Spearman "
+          f"{100 * record['dev_spearman']:.2f}{speed}", flush=True)

@@ -4,17 +4,22 @@
     python -m connection_utils series run        the main job; what `make run` starts
     python -m connection_utils series sweep      notebook 03 with several values of a parameter
     python -m connection_utils series execute    re-execute and save the committed outputs
+
+run and sweep take a file of pairs as it is, if its columns and its scale are found. Otherwise
+--columns, --scale, --encoding and --drop-bad-rows state how to read it. The notebooks then get
+a copy of the pairs, cut into train, dev and test, in runs/pairs/.
 """
 
 import argparse
 import base64
+import hashlib
 import json
-import sys
-import time
+from collections.abc import Callable
 from dataclasses import fields
+from functools import cache, partial
 from pathlib import Path
 
-from connection_utils.commands import new_parser
+from connection_utils.commands import add_reading_options, ending, new_parser, reading_options
 from connection_utils.config import TrainingConfig
 from connection_utils.ground.paths import as_path, missing_model, runs_folder, shown
 from connection_utils.ground.whole_files import write_whole
@@ -23,16 +28,19 @@ from connection_utils.workshop.assets import (
     DEFAULT_DATA,
     DEFAULT_MODEL,
     MODEL,
-    AssetError,
     fetch_assets,
 )
 
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
-OTHER_CELLS_SECONDS = 80       # reading, drawing, four kernels starting: on 2 CPU cores
 
 
-def run(model: str, data: str, epochs: int | None) -> None:
+def fetch(_: argparse.Namespace) -> None:
+    """Put the default model and data in place."""
+    fetch_assets(MODEL, DATA)
+
+
+def run(chosen: argparse.Namespace) -> None:
     """Execute notebooks 01 to 04 into ``runs/notebooks/`` and print a short table.
 
     A notebook whose executed copy was made from the same notebook, module, model, data
@@ -40,152 +48,171 @@ def run(model: str, data: str, epochs: int | None) -> None:
     """
     from connection_utils.workshop import notebooks
 
-    _fetch_or_refuse(model, data)
-    wanted = {"model_dir": model, "data": data, "epochs": epochs}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    settings = notebooks.parameters_of(notebooks.NOTEBOOKS / f"{CORE[2]}.ipynb") | given
-    output, config = _trained(settings)
+    given = {"model_dir": chosen.model, "data": _ready(chosen, chosen.model, chosen.data)}
+    given |= _own_settings(chosen.model)
+    given |= {} if chosen.epochs is None else {"epochs": chosen.epochs}
+    output = _trained(given)
     copies = runs_folder() / "notebooks" / output.name
-    fingerprint = notebooks.fingerprint_of(model, data)
     todo = [name for name in CORE
-            if not notebooks.in_place(copies / f"{name}.ipynb", name, given, fingerprint)]
+            if not notebooks.in_place(copies / f"{name}.ipynb", name, given)]
+    if CORE[1] in todo:
+        _look_at_texts(given)
     if CORE[2] in todo or not (output / "threshold.json").is_file():
         todo = [name for name in CORE if name in {*todo, *CORE[2:]}]  # 04 judges 03's model
     if CORE[2] in todo:
-        _tell_duration(settings, config)
+        print("Notebook 03 trains the model, which takes most of the time.", flush=True)
     for name in CORE:
         if name in todo:
-            notebooks.execute_copy(name, given, fingerprint, copies)
+            notebooks.execute_copy(name, given, copies)
         else:
             print(f"{name}: in place in {shown(copies)}")
     _print_table(output, copies)
 
 
-def sweep(parameter: str, values: list[str], model: str, data: str) -> None:
+def sweep(chosen: argparse.Namespace) -> None:
     """Execute notebook 03 once for each value of one of its parameters; print a table.
 
-    The copies go to ``runs/sweeps/``, a folder a value; a value that is in place there is
-    not run again. What is tabled is dev: test is not for choosing.
+    The copies go to ``runs/sweeps/``, one folder for each value; a value that is in place
+    there is not run again. The table shows dev scores: test is not for choosing. ValueError,
+    before anything runs, for a value that is not of the parameter's type.
     """
-    from connection_utils.workshop import notebooks
-
-    _fetch_or_refuse(model, data)
-    known = notebooks.parameters_of(notebooks.NOTEBOOKS / f"{CORE[2]}.ipynb")
+    parameter, known = chosen.parameter, _parameters()
     if parameter not in known:
         raise ValueError(f"notebook 03 has no parameter {parameter!r}; expected one of "
                          f"{', '.join(known)}")
-    try:
-        chosen = [type(known[parameter])(text) for text in values]
-    except ValueError:
-        raise ValueError(f"{parameter} is {' '.join(values)}; expected values such as "
-                         f"{known[parameter]!r}") from None
+    ready = cache(partial(_ready, chosen))             # the same pairs are read once
+    own = cache(_own_settings)
+    todo = []
+    for text in chosen.values:
+        given = {"model_dir": chosen.model, "data": chosen.data}
+        try:
+            given[parameter] = type(known[parameter])(text)
+        except ValueError:
+            raise ValueError(f"{parameter} is {text}; expected a value such as "
+                             f"{known[parameter]!r}") from None
+        given["data"] = ready(given["model_dir"], given["data"])
+        given = own(given["model_dir"]) | given
+        todo.append((given, _trained(given)))
     from connection_utils.use.runs import read_run
+    from connection_utils.workshop import notebooks
 
-    fingerprint, rows = notebooks.fingerprint_of(model, data), []
-    for value in chosen:
-        given = {"model_dir": model, "data": data, parameter: value}
-        output, _ = _trained(known | given)
+    rows = []
+    for given, output in todo:
         copies = runs_folder() / "sweeps" / output.name
-        if not (notebooks.in_place(copies / f"{CORE[2]}.ipynb", CORE[2], given, fingerprint)
+        if not (notebooks.in_place(copies / f"{CORE[2]}.ipynb", CORE[2], given)
                 and (output / "training.json").is_file()):
-            print(f"{parameter} = {value}", flush=True)
-            notebooks.execute_copy(CORE[2], given, fingerprint, copies)
+            print(f"{parameter} = {given[parameter]}", flush=True)
+            notebooks.execute_copy(CORE[2], given, copies)
         evaluations = read_run(output)["evaluations"]
         best = max(evaluations, key=lambda each: each["dev_spearman"])
-        rows.append(f"{value!s:>14}  {100 * best['dev_spearman']:18.2f}  "
+        rows.append(f"{given[parameter]!s:>14}  {100 * best['dev_spearman']:18.2f}  "
                     f"{evaluations[-1]['seconds']:7.0f}  {shown(copies)}"
                     + "  (kept the starting model)" * (best["step"] == 0))
     print(f"\n{parameter:>14}  dev Spearman × 100  seconds  the notebook", *rows, sep="\n")
 
 
-def _fetch_or_refuse(model: str, data: str) -> None:
-    """Put the default model and data in place, if wanted; ValueError for what is not there."""
+def _parameters() -> dict[str, object]:
+    """The parameters of notebook 03, with their defaults."""
+    from connection_utils.workshop import notebooks
+
+    return notebooks.parameters_of(notebooks.NOTEBOOKS / f"{CORE[2]}.ipynb")
+
+
+def _ready(chosen: argparse.Namespace, model: str, data: str) -> str:
+    """Check the model and the pairs before any notebook runs; returns where the pairs are.
+
+    The default model and data are put in place. If options state how to read the pairs, these
+    are written as splits to a new folder below ``runs/pairs/``: the notebooks themselves take
+    no such options. ValueError for what is missing or cannot be used.
+    """
     fetch_assets(*(asset for asset, wanted in ((MODEL, model), (DATA, data))
                    if as_path(wanted) == Path(asset.folder)))
     if missing := missing_model(model):
         raise ValueError(missing)
-    if not as_path(data).exists():
-        from connection_utils.pair_files.reading import read_splits
+    from connection_utils.pair_files.faults import as_options
+    from connection_utils.pair_files.reading import read_splits
 
-        read_splits(data)                      # which says what was expected
+    reading = reading_options(chosen)
+    try:
+        splits = read_splits(data, tell=lambda line: print(as_options(line)), **reading)
+    except ValueError as error:
+        message = as_options(str(error))
+        if message != str(error):            # an option may help
+            message += "\nWith make, pass these options in READ, as READ='--scale 0 4'."
+        raise ValueError(message) from None
+    if not reading:
+        return data
+    path = as_path(data)
+    mark = hashlib.sha256(repr([path.absolute(), reading]).encode()).hexdigest()[:6]
+    folder = runs_folder() / "pairs" / f"{path.stem}-{mark}"
+    for name, pairs in splits.items():
+        with write_whole(folder / f"{name}.parquet") as scratch:
+            pairs.to_parquet(scratch, index=False)
+    print(f"{shown(path)}: read as stated into {shown(folder)}")
+    return shown(folder)
 
 
-def save_outputs(only: str | None) -> None:
-    """Re-execute the committed notebooks as a check would, and save what they print."""
+def execute(chosen: argparse.Namespace) -> None:
+    """Re-execute the committed notebooks as a check would, and save what they print.
+
+    With ``--only``, those whose names begin so. The README's picture is saved, too: the first
+    figure of notebook 04.
+    """
     import nbformat
 
     from connection_utils.workshop import notebooks
 
     paths = [path for path in sorted(notebooks.NOTEBOOKS.glob("**/*.ipynb"))
-             if ".ipynb_checkpoints" not in path.parts and path.name.startswith(only or "")]
+             if ".ipynb_checkpoints" not in path.parts and path.name.startswith(chosen.only)]
     if not paths:
-        sys.exit(f"no notebook under notebooks/ begins with {only!r}; expected 01, 02, …")
+        raise ValueError(f"no notebook begins with {chosen.only!r}; expected 01, 02, …")
     for path in paths:
-        notebooks.execute(nbformat.read(path, as_version=4), path.stem, path, checking=True)
+        notebook = nbformat.read(path, as_version=4)
+        notebooks.execute(notebook, path.stem, path, checking=True)
         if path.stem == CORE[3]:
-            _save_readme_picture(path)
+            picture = next(output.data["image/png"] for cell in notebook.cells
+                           for output in cell.get("outputs", [])
+                           if "image/png" in output.get("data", {}))
+            with write_whole(notebooks.NOTEBOOKS / "similarity_distributions.png") as scratch:
+                scratch.write_bytes(base64.b64decode(picture))
 
 
-def _save_readme_picture(path: Path) -> None:
-    """The README shows the first figure of notebook 04."""
-    import nbformat
+def _own_settings(model: str) -> dict[str, object]:
+    """``pooling`` and ``max_length``, if the folder states them; ValueError if it is broken."""
+    if not (as_path(model) / "modules.json").exists():
+        return {}
+    from connection_utils.model_folder.check import check_model_dir
 
-    from connection_utils.workshop import notebooks
-
-    outputs = (output for cell in nbformat.read(path, as_version=4).cells
-               for output in cell.get("outputs", []))
-    picture = next(o.data["image/png"] for o in outputs if "image/png" in o.get("data", {}))
-    with write_whole(notebooks.NOTEBOOKS / "similarity_distributions.png") as scratch:
-        scratch.write_bytes(base64.b64decode(picture))
+    report = check_model_dir(model)
+    report.raise_if_broken()
+    return report.settings
 
 
-def _trained(parameters: dict) -> tuple[Path, TrainingConfig]:
-    config = TrainingConfig(**{field.name: parameters[field.name]
-                               for field in fields(TrainingConfig)
-                               if field.name in parameters})
+def _look_at_texts(given: dict) -> None:
+    """Print how much of the training texts a model cannot read; ValueError if it is broken."""
+    from connection_utils.dataset import ConnectionDataset
+    from connection_utils.model_folder.check import check_model_dir
+    from connection_utils.model_folder.files import load_tokenizer
+    from connection_utils.pair_files.reading import read_splits
+
+    model, settings = given["model_dir"], _parameters() | given
+    check_model_dir(model).raise_if_broken()
+    print(f"{shown(model)}: {settings['pooling']} pooling, max_length {settings['max_length']}")
+    train = read_splits(given["data"], tell=lambda line: None)["train"]
+    train_set = ConnectionDataset(train, load_tokenizer(model), settings["max_length"])
+    print(f"training texts: {train_set.unread}")
+
+
+def _trained(given: dict) -> Path:
+    """The folder of the model that notebook 03 trains with the parameters `given`."""
+    parameters = _parameters() | given
+    config = TrainingConfig(**{setting.name: parameters[setting.name]
+                               for setting in fields(TrainingConfig)
+                               if setting.name in parameters})
     from connection_utils.use.runs import run_folder, run_settings
 
-    settings = run_settings(parameters["model_dir"], parameters["data"],
-                            parameters["pooling"], parameters["max_length"], config)
-    return run_folder(settings), config
-
-
-def _tell_duration(settings: dict, config: TrainingConfig) -> None:
-    """Time some steps on this machine, and say how long the series will take."""
-    from connection_utils.bert import ConnectionBert
-    from connection_utils.dataset import ConnectionDataset, connection_loader
-    from connection_utils.losses import LOSSES
-    from connection_utils.pair_files.reading import read_splits
-    from connection_utils.training import build_optimizer, build_schedule, training_step
-
-    model = ConnectionBert.from_local(settings["model_dir"], settings["pooling"],
-                                      settings["max_length"])
-    splits = read_splits(settings["data"], config.seed)
-    loader = connection_loader(
-        ConnectionDataset(splits["train"], model.tokenizer, model.max_length),
-        config.batch_size)
-    steps = config.epochs * len(loader)
-    optimizer = build_optimizer(model.train(), config)
-    schedule = build_schedule(optimizer, steps, config)
-    measured = 0
-    for measured, batch in enumerate(loader, start=1):
-        if measured == 2:                      # the first step is slower than all others
-            started = time.perf_counter()
-        training_step(model, batch, LOSSES[config.loss], optimizer, schedule, 1.0)
-        if measured == 12:
-            break
-    steps += 40                                # 03 takes 20 by hand, and 20 to compare
-    training = (time.perf_counter() - started) / (measured - 1) * steps if measured > 1 else 0
-    sample = splits["dev"].head(128)
-    started = time.perf_counter()
-    model.similarity(sample["sentence1"], sample["sentence2"])
-    pairs = (config.epochs * config.evaluations_per_epoch + 3) * len(splits["dev"]) \
-        + 7 * len(splits["test"])
-    scoring = (time.perf_counter() - started) / len(sample) * pairs
-    minutes = max(1, round((training + scoring + OTHER_CELLS_SECONDS) / 60))
-    epochs = f"{config.epochs} epoch" + "s" * (config.epochs > 1)
-    print(f"{len(splits['train']):,} training pairs × {epochs} on {model.device}: this "
-          f"will take about {minutes} min", flush=True)
+    return run_folder(run_settings(parameters["model_dir"], parameters["data"],
+                                   parameters["pooling"], parameters["max_length"], config))
 
 
 def _print_table(output: Path, copies: Path) -> None:
@@ -201,53 +228,34 @@ test Spearman × 100   {100 * record['test_spearman_before']:.2f} before, \
 threshold             connected from cosine {threshold['threshold']:.2f} on \
 (chosen on dev; right for {100 * threshold['test']['accuracy']:.1f} % of the test pairs)
 the model             {shown(output)}
-the notebooks         {shown(copies)}""")
+the notebooks         {shown(copies)} (the gain's interval is in section 6 of 03)
+next                  `make lab` opens the notebooks in JupyterLab""")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the verb that is asked for; see ``--help``."""
     options = new_parser("series", __doc__)
-    verbs = options.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("fetch", help="put the default model and data in place",
-                     allow_abbrev=False)
-    runner = verbs.add_parser("run", help="execute notebooks 01 to 04 under runs/",
-                              allow_abbrev=False)
-    runner.add_argument("--model", default=DEFAULT_MODEL, help="local model folder")
-    runner.add_argument("--data", default=DEFAULT_DATA, help="folder of splits, or one CSV")
+    verbs = options.add_subparsers(required=True)
+
+    def verb(do: Callable, what: str) -> argparse.ArgumentParser:
+        parser = verbs.add_parser(do.__name__, help=what, description=what, allow_abbrev=False)
+        parser.set_defaults(do=do)
+        return parser
+
+    verb(fetch, "put the default model and data in place")
+    runner = verb(run, "execute notebooks 01 to 04 under runs/")
     runner.add_argument("--epochs", type=int, help="epochs of training (default: 03's own)")
-    sweeper = verbs.add_parser("sweep", help="notebook 03 with several values of a parameter",
-                               allow_abbrev=False)
-    sweeper.add_argument("parameter", help="a name in 03's first cells, as learning_rate")
+    sweeper = verb(sweep, "run notebook 03 with several values of a parameter")
+    sweeper.add_argument("parameter", help="a name in 03's parameters, such as learning_rate")
     sweeper.add_argument("values", nargs="+", help="such as 2e-5 5e-5 1e-4")
-    sweeper.add_argument("--model", default=DEFAULT_MODEL, help="local model folder")
-    sweeper.add_argument("--data", default=DEFAULT_DATA, help="folder of splits, or one CSV")
-    saver = verbs.add_parser("execute", help="save the committed notebooks' outputs anew",
-                             allow_abbrev=False)
-    saver.add_argument("--only", metavar="NN", help="just this notebook, as 03")
+    for each in (runner, sweeper):
+        each.add_argument("--model", default=DEFAULT_MODEL, help="local model folder")
+        each.add_argument("--data", default=DEFAULT_DATA,
+                          help="file of pairs, or folder with train, dev and test files")
+        add_reading_options(each)
+    executor = verb(execute, "execute the committed notebooks again and save their outputs")
+    executor.add_argument("--only", metavar="NN", default="", help="just this one, such as 03")
     chosen = options.parse_args(arguments)
-    try:
-        if chosen.verb == "fetch":
-            fetch_assets(MODEL, DATA)
-        else:
-            _execute(chosen)
-    except (AssetError, ValueError, OSError) as error:
-        sys.exit(f"{error}")
-
-
-def _execute(chosen: argparse.Namespace) -> None:
-    from connection_utils.pair_files.faults import ConnectionDataError
-    from connection_utils.workshop.notebooks import NotebookFailed
-
-    try:
-        if chosen.verb == "run":
-            run(chosen.model, chosen.data, chosen.epochs)
-        elif chosen.verb == "sweep":
-            sweep(chosen.parameter, chosen.values, chosen.model, chosen.data)
-        else:
-            save_outputs(chosen.only)
-    except NotebookFailed as error:
-        sys.exit(f"{error}")
-    except ConnectionDataError as error:
-        sys.exit(f"{error}\nThe notebooks take common column names and scales, and whole rows: "
-                 "rename the columns\nto sentence1, sentence2 and score, or state what is meant "
-                 "to the command line\npython -m connection_utils finetune (--columns, --scale, "
-                 "--drop-bad-rows).")
+    # an asset's, a notebook's, a file's
+    with ending(RuntimeError, ValueError, OSError):
+        chosen.do(chosen)

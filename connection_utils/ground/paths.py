@@ -35,7 +35,7 @@ def being_checked() -> bool:
 
 
 def quick_check() -> bool:
-    """True where ``CONNECTION_CHECK`` is quick: a training that only illustrates is cut short."""
+    """True if ``CONNECTION_CHECK`` is quick: trainings that only illustrate are cut short."""
     return os.environ.get("CONNECTION_CHECK") == "quick"
 
 

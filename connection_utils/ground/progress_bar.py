@@ -16,6 +16,7 @@ def progress(iterable: Iterable, **options) -> tqdm:
     started, and in other threads than the main one: a panel shows the progress of what it
     started in a place of its own.
     """
-    unseen = (being_checked() or os.environ.get("RANK", "0") != "0"
+    another = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
+    unseen = (being_checked() or another
               or threading.current_thread() is not threading.main_thread())
     return tqdm(iterable, disable=unseen or None, **options)

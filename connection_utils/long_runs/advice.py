@@ -1,21 +1,56 @@
-"""What goes wrong in a training: noticed while it runs, and told with what to do."""
+"""Warnings and advice while a training runs: what is going wrong, and what to do about it."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from connection_utils.ground.paths import shown
 
-FALLS = 3              # so many evaluations, each below the one before, are worth a word
+FALLS = 3              # the dev scores of the first evaluations: warn if each is lower
+MANY = 0.03            # unknown tokens or long texts: warn if there are more (STS: none)
+
+
+class Unread(NamedTuple):
+    """How much of some texts a model cannot read; ``str`` adds advice if it is much."""
+
+    unknown: float       # the share of [UNK] among the tokens, 0..1
+    full: float          # the share of texts that reach max_length: hardly any is not cut
+    max_length: int
+
+    @classmethod
+    def of(cls, tokens: Iterable[Sequence[int]], unk_token_id: int, max_length: int
+           ) -> "Unread":
+        """Count in the token ids of texts, cut to `max_length` and with [CLS] and [SEP]."""
+        texts = pieces = unknown = full = 0
+        for ids in tokens:
+            texts += 1
+            pieces += len(ids) - 2
+            unknown += ids.count(unk_token_id)
+            full += len(ids) == max_length
+        return cls(unknown / max(pieces, 1), full / max(texts, 1), max_length)
+
+    @property
+    def is_much(self) -> bool:
+        """True if the texts or the settings do not suit the model."""
+        return max(self.unknown, self.full) > MANY
+
+    def __str__(self) -> str:
+        return (f"{100 * self.unknown:.1f} % of the tokens are unknown ([UNK]), "
+                f"{100 * self.full:.1f} % of the texts reach max_length ({self.max_length})"
+                + ". Unknown words cannot be told apart: take a BERT whose vocabulary was made "
+                  "for these texts" * (self.unknown > MANY)
+                + ". What follows is cut off: raise max_length if the model accepts more"
+                  * (self.full > MANY))
 
 
 class Watch:
-    """Looks at each evaluation, and tells once what a reader should not find out later."""
+    """Looks at each evaluation, and warns once of each kind of problem."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell, self._told = tell, set()
+        self._tell, self._collapsed = tell, False
 
     def look(self, step: int, scores: Sequence[float], learning_rate: float,
              collapsed: str | None) -> None:
@@ -23,43 +58,39 @@ class Watch:
 
         `collapsed` says how the model has collapsed, None if it has not.
         """
-        if collapsed and step:                 # a model that was never trained may start so
-            self._once("collapse", f"step {step}: {collapsed}.")
-        if len(scores) >= FALLS and all(a > b for a, b in zip(scores, scores[1:])):
-            self._once("falls", f"step {step}: dev Spearman × 100 only falls ("
+        if collapsed and step and not self._collapsed:      # untrained models may start so
+            self._collapsed = True
+            self._tell(f"step {step}: {collapsed}.")
+        if len(scores) == FALLS and all(a > b for a, b in zip(scores, scores[1:])):
+            self._tell(f"step {step}: dev Spearman × 100 only falls ("
                        + ", ".join(f"{100 * score:.2f}" for score in scores) + "). The weights "
                        "of the best evaluation are kept; lower learning_rate (it is "
                        f"{learning_rate:g}), or train fewer epochs.")
 
-    def _once(self, what: str, sentence: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            self._tell(sentence)
-
 
 def start_kept(best: float, gain: tuple[float, float, float], pairs: int, loss: str,
                learning_rate: float, epochs: int) -> str:
-    """What to tell where no evaluation beat the starting model.
+    """The advice if no evaluation beat the starting model.
 
-    `best` is its dev Spearman on `pairs` pairs, `gain` how much the best trained weights add
-    to that, with the interval's ends; the other three are settings of the training.
+    `best` is its dev Spearman on `pairs` pairs; `gain` is what the best trained weights add to
+    it, and the ends of the interval. The other arguments are settings of the training.
     """
-    lower, most, least = (round(-100 * each, 2) + 0.0 for each in gain)
+    lower, most, least = (-100 * each for each in gain)
     remedies = [f"a lower learning_rate (it is {learning_rate:g})",
                 *["fewer epochs"] * (epochs > 1), "more training pairs"]
     if loss != "cosine_mse":
         remedies.insert(0, "loss='cosine_mse'")
-    return (f"kept the starting model: its dev Spearman × 100, {100 * best:.2f}, was not beaten "
-            f"in training. The best evaluation was {lower:.2f} lower (95 % interval {least:.2f} "
-            f"to {most:.2f}, {pairs:,} dev pairs). Try {', '.join(remedies[:-1])} or "
-            f"{remedies[-1]}.")
+    return (f"kept the starting model: its dev Spearman × 100, {100 * best:.2f}, was not "
+            f"beaten in training. The best evaluation was {lower:z.2f} lower (95 % interval "
+            f"{least:z.2f} to {most:z.2f}, {pairs:,} dev pairs). Try "
+            f"{', '.join(remedies[:-1])} or {remedies[-1]}.")
 
 
 @contextmanager
 def interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
-    """In the block the first Ctrl-C only sets `stop`, so that no step is cut in half.
+    """In the block, the first Ctrl-C only sets `stop`, so that no step is cut in half.
 
-    Yields an event that tells whether there was one. A second one ends the block at once.
+    Yields an event that is set by that Ctrl-C. A second one ends the block at once.
     """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():     # signals go elsewhere
@@ -80,7 +111,7 @@ def interrupt_sets(stop: threading.Event) -> Iterator[threading.Event]:
 
 
 def how_to_go_on(step: int, steps: int, checkpoints: Path | None) -> str:
-    """What to tell whoever has pressed Ctrl-C after `step` of `steps`."""
+    """How to continue after Ctrl-C at `step` of `steps`."""
     remedy = (f"With resume=True (--resume) the training goes on from {shown(checkpoints)}."
               if checkpoints else "To be able to go on another time, train with checkpoints=, "
               "and checkpoint_every= in the TrainingConfig.")
@@ -89,10 +120,10 @@ def how_to_go_on(step: int, steps: int, checkpoints: Path | None) -> str:
 
 
 @contextmanager
-def memory_told(batch_size: int, batches: int, done: Sized) -> Iterator[None]:
-    """MemoryError with advice, whatever kind of error the lack of memory was.
+def memory_told(batch_size: int, done: Sized) -> Iterator[None]:
+    """Raise MemoryError with advice for any kind of out-of-memory error in the block.
 
-    `done` has an entry for each step that is done; a step has so many `batches`.
+    `done` has an entry for each finished step.
     """
     try:
         yield
@@ -101,9 +132,7 @@ def memory_told(batch_size: int, batches: int, done: Sized) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not (
                 "out of memory" in said or "defaultcpuallocator" in said):
             raise
-        halve = (f"Set batch_size={-(-batch_size // 2)} and gradient_accumulation_steps="
-                 f"{2 * batches}: a step has as many pairs as before, and needs about half the "
-                 "memory. " if batch_size > 1 else "")
         raise MemoryError(
             f"step {len(done) + 1}: there is not enough memory for {batch_size} pairs at once. "
-            f"{halve}A smaller max_length and frozen layers need less, too.") from error
+            "Half the batch_size needs about half of it; a smaller max_length and frozen "
+            "layers also help.") from error

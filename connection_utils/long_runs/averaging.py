@@ -1,4 +1,4 @@
-"""Weights that are averaged: over the last steps, and with those the training started from."""
+"""Weights that are averaged over the last steps, and mixed with the starting weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,20 +8,21 @@ from torch import nn
 
 
 class AveragedWeights:
-    """The weights that a training is to keep, where these are not simply the last ones.
+    """The weights that a training keeps, where these are not simply its last ones.
 
-    From `average_from` (0..1) of the `steps` on, the mean of the weights after the steps
-    (stochastic weight averaging, arXiv 1803.05407; here with a falling learning rate, and
-    about a hundred times in a run rather than after every step). Of that, `start_share`
-    (0..1) is the weights that the model had when this object was made (WiSE-FT, arXiv
-    2109.01903): what fine-tuning forgot comes back in part.
+    They are the mean of the weights after the steps that follow the fraction `average_from`
+    (0..1) of all `steps` (stochastic weight averaging, arXiv 1803.05407; here with a falling
+    learning rate). Every hundredth of the run is averaged, or more often where few steps are
+    left. A fraction `start_share` (0..1) of the result is the weights that the model had when
+    this object was made (WiSE-FT, arXiv 2109.01903), so that part of what fine-tuning forgot
+    comes back.
     """
 
     def __init__(self, model: nn.Module, steps: int, average_from: float,
                  start_share: float) -> None:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._first = average_from * steps                   # later steps are averaged
-        self._every = max(1, steps // 100)
+        self._every = max(1, min(steps // 100, (steps - int(self._first)) // 10))
         self._start_share = start_share
         self._start = self._copy() if start_share else None
         self._mean: list[torch.Tensor] | None = None
@@ -30,25 +31,19 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take the weights after step number `step` (1, 2, …) into the mean."""
-        if step <= self._first or step % self._every:
-            return
-        self._averaged += 1
-        if self._mean is None:
-            self._mean = self._copy()
-        else:
+        if step > self._first and step % self._every == 0:
+            self._averaged += 1
+            self._mean = self._mean or self._copy()
             torch._foreach_lerp_(self._mean, self._parameters, 1 / self._averaged)
 
     @contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
-        """The model holds the averaged weights in the block, and its own again after it."""
-        kept = self._mean or self._parameters
+        """The model has the averaged weights inside the block, and its own again after it."""
+        own = self._copy()
+        kept = self._mean or own
         if self._start is not None:
             kept = torch._foreach_lerp(kept, self._start, self._start_share)
-        if kept is self._parameters:
-            yield
-            return
-        own = self._copy()
         torch._foreach_copy_(self._parameters, kept)
         try:
             yield
@@ -56,11 +51,11 @@ class AveragedWeights:
             torch._foreach_copy_(self._parameters, own)
 
     def state_dict(self) -> dict[str, object]:
-        """The mean so far; the starting weights are not in it, as they come with the model."""
+        """The mean so far, without the starting weights: those come with the model."""
         return {"mean": self._mean, "averaged": self._averaged}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Become what `state_dict` told."""
+        """Take over a state that `state_dict` returned."""
         self._averaged = state["averaged"]
         self._mean = state["mean"] and [
             mean.to(p.device) for mean, p in zip(state["mean"], self._parameters, strict=True)]

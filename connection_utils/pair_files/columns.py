@@ -1,12 +1,12 @@
 """Which of a file's columns hold the pairs, what their cells may hold, and on which scale."""
 
-import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,25 +24,17 @@ _TEXT_NAMES = (
     ("question1", "question2"), ("question_1", "question_2"), ("premise", "hypothesis"),
     ("#1_string", "#2_string"), ("query", "passage"), ("문장1", "문장2"), ("문장_1", "문장_2"))
 _SCORE_NAMES = ("score", "label", "similarity", "similarity_score", "relatedness_score",
-                "is_duplicate", "quality", "connection", "점수")
+                "labels.real_label", "is_duplicate", "quality", "connection", "점수")
 NAMES = dict(zip(COLUMNS, (*zip(*_TEXT_NAMES, strict=True), _SCORE_NAMES), strict=True))
 
-# Benchmarks as distributed: columns that tell one, its column of scores, and their scale.
-BENCHMARKS = {
-    "KorSTS": (("genre", "filename", "year", "id", "sentence1", "sentence2"), "score", (0, 5)),
-    "GLUE's STS-B": (("genre", "filename", "year", "old_index", "source1", "source2",
-                      "sentence1", "sentence2"), "score", (0, 5)),
-    "SICK": (("sentence_a", "sentence_b"), "relatedness_score", (1, 5)),
-    "Quora question pairs": (("qid1", "qid2", "question1", "question2"), "is_duplicate",
-                             (0, 1)),
-    "MRPC": (("#1_id", "#2_id", "#1_string", "#2_string"), "quality", (0, 1)),
-}
 SCALES = ((0, 1), (-1, 1), (0, 5), (0, 100))        # tried in this order
 
-NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*[.,]?|[.,]\d+)(e[+-]?\d+)?\s*%?", re.I)
-_LETTER = re.compile(r"[^\W\d_eE]")
+# What a spreadsheet writes in place of a value that it cannot compute.
+_ERRORS = ("#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!",
+           "#CALC!")
+_TRUTHS = {"true": 1.0, "false": 0.0, "": math.nan, "none": math.nan, "nan": math.nan}
 _COMMA = re.compile(r"[+-]?\d*,\d+\s*%?")
-_ESCAPED = re.compile("[\udc80-\udcff]")            # a byte that surrogateescape let through
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")       # NUL, half a character, or a stray byte
 _BLANK = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]*")    # invisible, or no width
 
 
@@ -53,26 +45,15 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", unicodedata.normalize("NFC", name).strip().lower())
 
 
-def benchmark_of(header: Sequence[str], score: str | None = None) -> str | None:
-    """The benchmark in `BENCHMARKS` that has this header (and column of scores), if any."""
-    names = {plain_name(name) for name in header}
-    return next((benchmark for benchmark, (others, column, _) in BENCHMARKS.items()
-                 if names.issuperset((*others, column))
-                 and (score is None or plain_name(score) == column)), None)
-
-
 def check_columns(columns: object) -> dict[str, str]:
-    """`columns` as a dict; ValueError if it is no mapping from our names to the file's."""
-    if columns is not None and not isinstance(columns, Mapping):
-        raise ValueError(f"columns is {show(columns)}; expected a mapping, as {EXAMPLE}")
-    given = dict(columns or {})
-    for ours, theirs in given.items():
-        if ours not in COLUMNS or not isinstance(theirs, str):
-            raise ValueError(f"columns holds {show(ours)}: {show(theirs)}; expected names of "
-                             f"the file's columns for {', '.join(COLUMNS)}, as {EXAMPLE}")
-    if len(set(given.values())) < len(given):
-        raise ValueError(f"columns is {show(given)}; expected a column of its own for each")
-    return given
+    """`columns` as a dict; ValueError if it does not map our names to names of the file."""
+    given = columns or {}
+    if not (isinstance(given, Mapping) and set(given) <= set(COLUMNS)
+            and all(isinstance(theirs, str) for theirs in given.values())
+            and len(set(given.values())) == len(given)):
+        raise ValueError(f"columns is {show(columns)}; expected a different name of the file "
+                         f"for each of {', '.join(COLUMNS)}, as {EXAMPLE}")
+    return dict(given)
 
 
 def stated_columns(said: Sequence[str]) -> dict[str, str]:
@@ -106,109 +87,99 @@ def choose_columns(header: Sequence[str], given: Mapping[str, str]
         if here:
             expected = "one such column, or one that columns= names"
         elif ours in given:
-            close = difflib.get_close_matches(wanted, names, n=1)
             expected = f"the column {show(wanted)}, which columns= names"
-            expected += f"; is {show(close[0])} meant?" if close else ""
         else:
             expected = f"a column {ours}, or one that columns= names"
-            if any(NUMBER.fullmatch(name) for name in names):
+            if any(map(is_number, names)):
                 expected += "; if these are a pair already, put a line of names above it"
         faults.append((ours, found, expected))
     return places, guessed, faults
 
 
-def as_the_file_says(faults: Sequence[Fault], header: Sequence[str],
-                     places: Mapping[str, int]) -> list[Fault]:
-    """The same faults, each column by the file's own name for it, where a reader looks."""
-    theirs = {ours: header[place].strip() for ours, place in places.items()}
-    return [(line, theirs.get(ours, ours), *rest) for line, ours, *rest in faults]
-
-
 # What their cells may hold
 
+class Checked(NamedTuple):
+    """Some rows, checked."""
+    pairs: pd.DataFrame          # the good ones; index: the line of each
+    faults: list[Fault]          # of the others
+    numbers: list[Fault]         # texts of good rows that are numbers, as a question's answer
+
+
 def check_cells(cells: pd.DataFrame, scale: tuple[float, float] | None = (0, 1),
-                encoding: str | None = "UTF-8") -> tuple[pd.DataFrame, list[Fault]]:
+                encoding: str | None = "UTF-8") -> Checked:
     """The good rows of `cells`, as pairs, and all faults of the others.
 
-    `cells` holds what stands in the file (objects), its index each row's line; the pairs
-    have the same index, their texts str, their score float64, 0..1 from the lowest to the
-    highest of `scale` (None: not known, the scores stay as they are). `encoding` is that of
-    a text file, whose cells have no types; None where they have. Sees no row beside another,
-    so a file may come in parts.
+    `cells` has what is in the file (objects), its index each row's line; the pairs have the
+    same index, their texts str, their score float64, 0..1 from the lowest to the highest of
+    `scale` (None: not known, the scores stay as they are). `encoding` is that of a text file.
+    No row is compared with another, so a file may come in parts.
     """
-    faults = []
+    faults, numbers = [], []
     for name in cells.columns.drop("score", errors="ignore"):
-        odd = [type(cell) is not str or not _LETTER.search(cell) for cell in cells[name]] \
-            if _encodable(cells[name]) else np.ones(len(cells), bool)
-        for line, cell in cells.loc[odd, name].items():
-            fault = _text_fault(cell, encoding, free=name not in TEXTS)
-            faults += [(line, name, *fault)] if fault else []
-    score = cells.get("score", pd.Series(index=cells.index, dtype=object))
-    numbers, percent = parse_scores(score)
-    low, high = scale or (-math.inf, math.inf)
-    lows, highs = np.where(percent, 0, low), np.where(percent, 100, high)
-    outside = ~((numbers >= lows) & (numbers <= highs)) | ~np.isfinite(numbers)
-    wanted = f"a number from {low:g} to {high:g}" if scale else "a number"
+        for line, cell in cells[name].items():
+            if name in TEXTS and is_number(cell):
+                numbers.append((line, name, show(cell), "a text"))
+            elif fault := text_fault(cell, encoding, free=name not in TEXTS):
+                faults.append((line, name, *fault))
     if "score" in cells:
-        faults += [(line, "score", show(cell), wanted + ", with a decimal point" * (
-            type(cell) is str and _COMMA.fullmatch(cell.strip()) is not None))
-            for line, cell in score[outside].items()]
-    bad = outside | cells.index.isin([line for line, *_ in faults])
-    if scale:
-        numbers = (numbers - lows) / (highs - lows)
-    texts = cells.loc[~bad].drop(columns="score", errors="ignore").astype("str")
-    return texts.assign(score=numbers[~bad])[list(cells)], faults
+        scores, found = _check_scores(cells["score"], scale)
+        faults += found
+        cells = cells.assign(score=scores)
+    good = cells[~cells.index.isin([line for line, *_ in faults])]
+    pairs = good.astype({name: "str" for name in cells if name != "score"})
+    return Checked(pairs, faults, [number for number in numbers if number[0] in pairs.index])
 
 
-def _encodable(column: pd.Series) -> bool:
-    """Whether no text in `column` holds half a character, a stray byte, or a NUL."""
-    joined = "\n".join(cell for cell in column if type(cell) is str)
-    try:
-        joined.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in joined
+def _check_scores(cells: pd.Series, scale: tuple[float, float] | None
+                  ) -> tuple[np.ndarray, list[Fault]]:
+    """The scores, from 0 to 1 if there is a `scale`, and the faults of the others."""
+    numbers = _scores(cells, truths=scale == (0, 1))     # on 0..5, True would be a fifth
+    low, high = scale or (-math.inf, math.inf)
+    good = np.isfinite(numbers) & (numbers >= low) & (numbers <= high)
+    wanted = f"a number from {low:g} to {high:g}" if scale else "a number"
+    faults = [(line, "score", show(cell), wanted + ", with a decimal point" * (
+        type(cell) is str and _COMMA.fullmatch(cell.strip()) is not None))
+        for line, cell in cells[~good].items()]
+    return (numbers - low) / (high - low) if scale else numbers, faults
 
 
-def _text_fault(cell: object, encoding: str | None, free: bool = False
-                ) -> tuple[str, str] | None:
-    """What is wrong with a cell that must hold a text (`free`: any, even none)."""
-    if type(cell) is not str:
-        number = isinstance(cell, (Real, Decimal)) and not pd.isna(cell)
-        return show(cell), "a text, not a number" if number else "a text"
-    if stray := encoding and _ESCAPED.search(cell):
-        return (f"{show(cell)} (byte 0x{ord(stray[0]) - 0xdc00:02x} is not {encoding})",
-                f"a text in {encoding}; state encoding= if the file has another")
-    if not _encodable([cell]):
-        return show(cell), "a text without NUL and without halves of characters"
-    if free:
-        return None
-    if _BLANK.fullmatch(cell):
+def text_fault(cell: object, encoding: str | None, free: bool) -> tuple[str, str] | None:
+    """What is wrong with a cell that must contain a text (`free`: any, also a blank one)."""
+    if type(cell) is not str or not free and _BLANK.fullmatch(cell):
         return show(cell), "a text"
-    if encoding and NUMBER.fullmatch(cell.strip()):
-        return show(cell), "a text, not a number"
-    return None
+    if cell.strip().upper() in _ERRORS and not free:
+        return show(cell), "a text; this is a spreadsheet's error"
+    if not (unusable := _UNUSABLE.search(cell)):
+        return None
+    byte = ord(unusable[0]) - 0xdc00     # as surrogateescape lets it through
+    if encoding and 0x80 <= byte <= 0xff:
+        return (f"{show(cell)} (byte 0x{byte:02x} is not {encoding})",
+                f"a text in {encoding}; state encoding= if the file has another")
+    return show(cell), "a text without NUL and without halves of characters"
 
 
 # The scores
 
-def parse_scores(cells: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Each score as it stands (float64; NaN: no number), and whether it has a % sign."""
-    percent = [type(cell) is str and cell.rstrip().endswith("%") for cell in cells]
-    return np.fromiter(map(_number, cells), np.float64, len(cells)), np.array(percent, bool)
+def is_number(cell: object) -> bool:
+    """Whether a cell is a number, or a text that is nothing else."""
+    return math.isfinite(_number(cell))
 
 
 def _number(cell: object) -> float:
     if type(cell) is str:
-        cell = cell.strip().removesuffix("%")
-        if "_" in cell:                                # float() takes 1_000
-            return math.nan
-    elif isinstance(cell, (bool, np.bool_)) or not isinstance(cell, (Real, Decimal)):
+        cell = cell.strip().removesuffix("%").replace("_", "x")    # float() takes 1_000
+    elif isinstance(cell, bool) or not isinstance(cell, (Real, Decimal)):
         return math.nan
     try:
         return float(cell)
     except (ValueError, OverflowError):
         return math.nan
+
+
+def _scores(cells: Iterable[object], truths: bool = True) -> np.ndarray:
+    """As `_number`; but if `truths`, and all cells are True, False or blank: 1, 0 and NaN."""
+    found = [_TRUTHS.get(str(cell).strip().lower()) for cell in cells] if truths else [None]
+    return np.array(list(map(_number, cells)) if None in found else found)
 
 
 def check_scale(scale: object) -> tuple[float, float]:
@@ -223,22 +194,42 @@ def check_scale(scale: object) -> tuple[float, float]:
                      "are possible, as scale=(1, 5)")
 
 
-def find_scale(cells: pd.Series) -> tuple[tuple[float, float] | None, list[Fault]]:
-    """The first known scale that holds nine tenths of the numbers among `cells`.
+def find_scale(cells: Iterable[object], name: str = "score"
+               ) -> tuple[tuple[float, float] | None, list[Fault]]:
+    """The first known scale that contains nine tenths of the numbers among `cells`.
 
-    1..5 instead of 0..5 if none is below 1, percent only if one is above 10 or all have the
-    sign. None, and a fault, if no scale does; None and no fault if there are no numbers.
+    1..5 instead of 0..5 if none is below 1; percent if all have the sign, or one is above 10.
+    None, and a fault, if no scale does, if only some have a % sign, or if there are only a few
+    whole numbers, not from one end of the scale to the other: they may be classes, as 0, 1 and
+    2 in NLI files. In a column with the `name` label, they may be in any case: in some files 0
+    is entailment and 1 is not. None and no fault if there are no numbers.
     """
-    numbers, percent = parse_scores(cells)
-    plain = numbers[np.isfinite(numbers) & ~percent]
+    cells = list(cells)
+    label = plain_name(name) in ("label", "labels", "gold_label") and not all(
+        str(cell).strip().lower() in _TRUTHS for cell in cells)
+    numbers = _scores(cells)
+    plain = numbers[np.isfinite(numbers)]
     if not len(plain):
-        return ((0, 100) if percent.any() else None), []
+        return None, []
+    signed = [type(cell) is str and cell.rstrip().endswith("%") for cell in cells]
+    if all(np.array(signed)[np.isfinite(numbers)]):
+        return (0, 100), []
+    if any(signed):
+        return None, [(0, "score", f"{sum(signed)} of {len(plain)} scores with a % sign", "all "
+                       "of them or none; to read them as they are, state scale=(low, high)")]
     for low, high in SCALES:
         inside = plain[(plain >= low) & (plain <= high)]
-        if 10 * len(inside) >= 9 * len(plain):
-            if high == 5:
-                return ((1, 5) if inside.min() >= 1 else (0, 5)), []
-            if high < 100 or inside.max() > 10:
-                return (low, high), []
+        if 10 * len(inside) < 9 * len(plain) or high == 100 and inside.max() <= 10:
+            continue
+        low += high == 5 and inside.min() >= 1
+        values = np.unique(inside)
+        ends = [values[0], values[-1]] == [low, high]
+        if len(values) <= 10 and not (values % 1).any() and (
+                label or high > 1 and not ends):
+            shown = ", ".join(f"{value:g}" for value in values)
+            return None, [(0, "score", f"only the values {shown}",
+                           "scores, and not classes; if they are scores, state "
+                           "scale=(low, high), the lowest and the highest possible")]
+        return (low, high), []
     return None, [(0, "score", f"scores from {plain.min():g} to {plain.max():g}",
                    "0..1, -1..1, 0..5, 1..5 or percent; for others state scale=(low, high)")]

@@ -1,5 +1,6 @@
 """Reading pairs of texts and their scores from files into one kind of table."""
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -8,36 +9,32 @@ from typing import NamedTuple
 import pandas as pd
 
 from connection_utils.ground.paths import as_path, shown
+from connection_utils.pair_files import splitting
 from connection_utils.pair_files.columns import (
-    BENCHMARKS,
     COLUMNS,
     EXAMPLE,
-    as_the_file_says,
-    benchmark_of,
+    Checked,
     check_cells,
     check_columns,
     check_scale,
     choose_columns,
     find_scale,
+    text_fault,
 )
 from connection_utils.pair_files.faults import (
     LISTED,
     ConnectionDataError,
     Fault,
-    report,
+    many,
+    sentence,
     set_aside,
     show,
 )
-from connection_utils.pair_files.splitting import (
-    drop_leaks,
-    find_leaks,
-    find_repeats,
-    split_connections,
-)
-from connection_utils.pair_files.tables import Table, read_table, rows_as_they_are
+from connection_utils.pair_files.formats import STS_COLUMNS, Chunk, PairFile, open_file
 
-SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid"), "test": ("test",)}
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx")
+# How the three files may be called, as patterns.
+SPLITS = {"train": "train", "dev": "dev|validation|valid", "test": "test"}
+SUFFIX = r"\.(csv|tsv|jsonl|ndjson|json)(\.gz)?|\.parquet|\.xlsx"
 
 Tell = Callable[[str], object]
 
@@ -47,10 +44,10 @@ def read_connections(path: str | Path, columns: Mapping[str, str] | None = None,
                      encoding: str | None = None, tell: Tell = print) -> pd.DataFrame:
     """Read one file of pairs: ``sentence1``, ``sentence2`` (str), ``score`` (0..1).
 
-    CSV (comma, semicolon or tab), TSV, JSON Lines, Parquet or Excel (.xlsx, first sheet).
-    The STS benchmark's own files, which have no header, are known by their content: their
-    scores are divided by 5, and ``genre``, ``source`` and ``year`` are kept. All other
-    columns are left out.
+    CSV (comma, semicolon or tab), TSV, JSON Lines, JSON (an array of objects), each of these
+    also as .gz, Parquet or Excel (.xlsx, first sheet). The STS benchmark's own files, which
+    have no header, are known by their content: their scores are divided by 5, and ``genre``,
+    ``source`` and ``year`` are kept. All other columns are left out.
 
     - `columns`: what the file calls its columns, as ``{"sentence1": "question"}``; those
       not named there are looked for under common names.
@@ -58,14 +55,14 @@ def read_connections(path: str | Path, columns: Mapping[str, str] | None = None,
       None: found among 0..1, -1..1, 0..5, 1..5 and percent.
     - `on_bad_rows`: "error" (all faults in one error), or "drop": the good rows are
       returned, the others are written to ``runs/bad_rows/``, as JSON Lines.
-    - `encoding`: of a text file. None: UTF-8, UTF-16 with its mark, or cp949.
+    - `encoding`: of a text file. None: UTF-8, UTF-16 or cp949. The first megabyte decides,
+      also on whether quotes in tab-separated text are part of the texts.
     - `tell` gets a line for all that was guessed, found or left out; of the STS
       benchmark's own files there is nothing to tell.
 
-    A row is bad if a text is missing or blank or a number, its score is no number or outside
-    the scale, it cannot be read, or its pair stands in another row, too (benchmarks that are
-    known by their header keep such rows). ConnectionDataError names file, line, column, what
-    was found and what was expected.
+    A row is bad if a text is missing or blank, if its score is no number or outside the scale,
+    or if it cannot be read. ConnectionDataError names file, line, column, what was found and
+    what was expected. Texts that are numbers, and pairs in several rows, are reported and kept.
     """
     return _read([as_path(path)], columns, scale, on_bad_rows, encoding, tell)[0]
 
@@ -85,40 +82,37 @@ def read_splits(data: str | Path, seed: int = 12, keep_leaks: bool = False,
     path = as_path(data)
     if not path.is_dir():
         pairs = read_connections(path, columns, scale, on_bad_rows, encoding, tell)
-        return _rankable(path, split_connections(pairs, seed))
+        return _rankable(path, splitting.split_connections(pairs, seed))
     files = _split_files(path)
-    if files["dev"].stem.removeprefix("sts-") != "dev":
+    if files["dev"].name.split(".")[0].removeprefix("sts-") != "dev":
         tell(f"{shown(files['dev'])}: taken as dev")
     tables = _read(list(files.values()), columns, scale, on_bad_rows, encoding, tell)
     splits = dict(zip(files, tables, strict=True))
-    if not all("genre" in pairs for pairs in tables):      # not the STS benchmark's own
-        leaks = find_leaks(splits)
+    if not all("genre" in pairs for pairs in tables):      # not the STS benchmark's own files
+        leaks = splitting.find_leaks(splits)
         for one, later in combinations(files, 2):
             count = ((leaks[one] > 0) & (leaks[later] > 0)).sum()
             if count:
-                tell(f"{shown(path)}: {count} {'pair' if count == 1 else 'pairs'} of {later} "
+                tell(f"{shown(path)}: {many(count, 'pair', 'pairs')} of {later} "
                      f"{'is' if count == 1 else 'are'} in {one}, too; "
                      + ("left in both" if keep_leaks else f"dropped from {one}"))
-    return _rankable(path, splits if keep_leaks else drop_leaks(splits))
+    return _rankable(path, splits if keep_leaks else splitting.drop_leaks(splits))
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
-    for prefix in ("sts-", ""):
-        files = {split: [file for name in names for suffix in SUFFIXES
-                         if (file := folder / f"{prefix}{name}{suffix}").is_file()]
-                 for split, names in SPLITS.items()}
-        if all(files.values()):
-            for split, found in files.items():
-                if len(found) > 1:
-                    raise ConnectionDataError(
-                        f"{folder.absolute()} holds {', '.join(file.name for file in found)}; "
-                        f"expected one file for {split}.")
-            return {split: found for split, (found,) in files.items()}
-    found = ", ".join(sorted(file.name for file in folder.iterdir())) or "no file at all"
-    raise ConnectionDataError(
-        f"{folder.absolute()} holds {found}; expected train.csv, dev.csv and test.csv (or "
-        "sts-train.csv and so on; .tsv, .jsonl, .parquet and .xlsx do, too). Run `make run` "
-        "once for the default data, or name one file of pairs.")
+    """The one file of each split, as ``sts-train.csv`` or ``validation.jsonl.gz``."""
+    there = sorted(file for file in folder.iterdir() if file.is_file())
+    found = {split: [file for file in there if re.fullmatch(
+        f"(sts-)?({names})({SUFFIX})", file.name)] for split, names in SPLITS.items()}
+    for split, files in found.items():
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files or there) or "no file at all"
+            raise ConnectionDataError(
+                f"{folder.absolute()} contains {names}; expected one file for {split}, as in "
+                "train.csv, dev.csv and test.csv (sts-train.csv and so on, .tsv, .jsonl, "
+                ".parquet and .xlsx will do, too). Run `make run` once for the default data, "
+                "or name one file of pairs.")
+    return {split: file for split, (file,) in found.items()}
 
 
 def _rankable(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -126,7 +120,7 @@ def _rankable(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataF
     for name, pairs in splits.items():
         if pairs.empty:
             raise ConnectionDataError(
-                f"{path.absolute()}: nothing is left of {name}, as all its pairs stand in a "
+                f"{path.absolute()}: nothing is left of {name}, as all its pairs are in a "
                 "later split, too. Expected splits of different pairs.")
         if name != "train" and pairs["score"].nunique() == 1:
             raise ConnectionDataError(
@@ -136,22 +130,77 @@ def _rankable(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataF
     return splits
 
 
-# One file, or some that belong together
+# A file with its columns
 
-class _File(NamedTuple):
-    path: Path
-    table: Table
-    places: dict[str, int]           # of the wanted columns, as far as they were found
-    cells: pd.DataFrame              # of these
-    faults: list[Fault]              # of whole columns
-    benchmark: str | None
-    scale: tuple[float, float] | None            # where the format tells it
+class Look(NamedTuple):
+    """What is in the rows of a file."""
+    pairs: pd.DataFrame          # the good ones; index: the line of each
+    faults: list[Fault]          # of the others, in the order of the file
+    total: int                   # how many faults there are
+    bad: int                     # how many rows they are in
+    count: int                   # how many rows there are
 
-    @property
-    def count(self) -> int:
-        """How many rows the file has, good and bad."""
-        return len(self.cells) + len(self.table.broken)
 
+class OpenPairs(NamedTuple):
+    """A file of pairs, and which of its columns are the pairs'."""
+    file: PairFile
+    places: dict[str, int]       # in the header, of the columns that were found
+    missing: list[Fault]         # the columns that were not
+
+    def sort(self, faults: list[Fault]) -> list[Fault]:
+        """`faults` in the order of the file, with its own names for the columns."""
+        theirs = {ours: self.file.header[place].strip() for ours, place in self.places.items()}
+        return sorted(((line, theirs.get(ours, ours), *rest) for line, ours, *rest in faults),
+                      key=lambda fault: fault[0])
+
+    def check(self, chunk: Chunk, scale: tuple[float, float] | None = (0, 1)) -> Checked:
+        """The good pairs by line, and all faults of the rows, in the order of the file."""
+        cells = chunk.cells[list(self.places.values())].set_axis(list(self.places), axis=1)
+        pairs, faults, numbers = check_cells(cells, scale, self.file.encoding)
+        faults += [(line, "", *fault) for line, fault in chunk.broken.items()]
+        return Checked(pairs, self.sort(faults), self.sort(numbers))
+
+    def look(self, tell: Tell, scale: tuple[float, float] | None = (0, 1),
+             streaming: bool = False) -> Look:
+        """Check all rows, a chunk at a time; tell what is odd.
+
+        If `streaming`, no pairs are kept, and only as many faults as a message lists.
+        """
+        tables, faults, numbers, total, bad, count, odd = [], [], [], 0, 0, 0, 0
+        for chunk in self.file.chunks(self.places.values()):
+            checked = self.check(chunk, scale)
+            tables += [] if streaming else [checked.pairs]
+            faults += checked.faults[:LISTED - len(faults)] if streaming else checked.faults
+            numbers = numbers or checked.numbers
+            total += len(checked.faults)
+            bad += len(chunk.whole) - len(checked.pairs)
+            count += len(chunk.whole)
+            odd += len(checked.numbers)
+        if numbers:
+            line, column, found, _ = numbers[0]
+            tell(f"{self.file.name}: {many(odd, 'text is a number', 'texts are numbers')}, "
+                 f"kept as text; see {self.file.unit} {line}, column {column}: {found}")
+        return Look(pd.concat(tables) if tables else pd.DataFrame(), faults, total, bad, count)
+
+
+def open_pairs(path: Path, given: Mapping[str, str], encoding: str | None, tell: Tell,
+               wanted: tuple[str, ...] = COLUMNS) -> OpenPairs:
+    """Open a file of pairs, and find the `wanted` columns; `tell` gets what was guessed."""
+    file = open_file(path, encoding, given.values())
+    places, guessed, faults = choose_columns(file.header, given)
+    names = ", ".join(f"{ours} is {show(guessed[ours])}" for ours in wanted if ours in guessed)
+    for line in file.told + [f"{names} (if it is another, state columns=)"] * bool(names):
+        tell(f"{file.name}: {line}")
+    places = {ours: places[ours] for ours in wanted if ours in places}
+    odd = [("", *fault) for name in file.header
+           if (fault := text_fault(name, file.encoding, free=True))]
+    if file.scale and wanted == COLUMNS:
+        places |= {name: STS_COLUMNS.index(name) for name in ("genre", "source", "year")}
+    return OpenPairs(file, places, [(file.header_line, *fault) for fault in odd + faults
+                                    if fault[0] in ("", *wanted)])
+
+
+# Some files that belong together, in memory
 
 def _read(paths: list[Path], columns: Mapping[str, str] | None,
           scale: tuple[float, float] | None, on_bad_rows: str, encoding: str | None, tell: Tell
@@ -160,102 +209,75 @@ def _read(paths: list[Path], columns: Mapping[str, str] | None,
     if on_bad_rows not in ("error", "drop"):
         raise ValueError(f"on_bad_rows is {on_bad_rows!r}; expected 'error' or 'drop'")
     stated, given = None if scale is None else check_scale(scale), check_columns(columns)
-    files = [_open(path, given, encoding, tell) for path in paths]
-    asked = [file for file in files if "score" in file.cells and not (stated or file.scale)]
-    found, fault = find_scale(pd.concat([file.cells["score"] for file in asked])
-                              ) if asked else (None, [])
-    for file in asked:
-        file.faults.extend(as_the_file_says(fault, file.table.header, file.places))
-    judged = [_judge(file, stated or file.scale or found, tell) for file in files]
-    _refuse(files, judged, on_bad_rows)
-    tables = []
-    for file, (good, faults) in zip(files, judged, strict=True):
-        if faults:
-            _drop(file, faults, tell)
-        if not (stated or file.table.headerless):
-            low, high = file.scale or found
-            first, last = (low + score * (high - low) for score in
-                           (good["score"].min(), good["score"].max()))
-            tell(f"{shown(file.path)}: {len(good):,} pairs; scores from {first:g} to {last:g}, "
-                 f"taken as {low:g}..{high:g}" + (
-                     f", the scale of {file.benchmark}" if file.benchmark else
-                     " (if others are possible, state scale=(low, high))"))
-        tables.append(good.reset_index(drop=True))
-    return tables
+    opened, found = [open_pairs(path, given, encoding, tell) for path in paths], None
+    unknown = [pairs for pairs in opened
+               if "score" in pairs.places and not (stated or pairs.file.scale)]
+    if unknown:
+        cells = (cell for pairs in unknown
+                 for chunk in pairs.file.chunks([pairs.places["score"]])
+                 for cell in chunk.cells[pairs.places["score"]])
+        found, fault = find_scale(cells, unknown[0].file.header[unknown[0].places["score"]])
+        for pairs in unknown:
+            pairs.missing.extend(pairs.sort(fault))
+    looks = [pairs.look(tell, stated or pairs.file.scale or found) for pairs in opened]
+    for pairs, look in zip(opened, looks, strict=True):
+        if look.count > look.bad and not (pairs.file.scale or pairs.missing):
+            _tell_repeats(pairs.file, look.pairs, tell)
+    refuse(opened, looks, on_bad_rows == "drop", f"{EXAMPLE} or scale=(1, 5)",
+           'pass on_bad_rows="drop" to go on without them')
+    for (file, *_), (good, faults, _, bad, count) in zip(opened, looks, strict=True):
+        if bad:
+            target = set_aside(file.path, faults, file.rows_at({line for line, *_ in faults}))
+            tell(f"{file.name}: {bad} of {count} rows dropped; they are in {shown(target)}, "
+                 "with what is wrong")
+        if not (stated or file.scale):
+            low, high = found
+            first, last = (low + score * (high - low)
+                           for score in (good["score"].min(), good["score"].max()))
+            tell(f"{file.name}: {len(good):,} pairs; scores from {first:g} to {last:g}, taken "
+                 f"as {low:g}..{high:g} (if others are possible, state scale=(low, high))")
+    return [look.pairs.reset_index(drop=True) for look in looks]
 
 
-def _open(path: Path, given: Mapping[str, str], encoding: str | None, tell: Tell) -> _File:
-    table = read_table(path, encoding, given.values())
-    places, guessed, faults = choose_columns(table.header, given)
-    names = ", ".join(f"{ours} is {show(theirs)}" for ours, theirs in guessed.items())
-    for line in table.told + [f"{names} (if it is another, state columns=)"] * bool(guessed):
-        tell(f"{shown(path)}: {line}")
-    names, benchmark = COLUMNS, None
-    if table.headerless:
-        names = (*COLUMNS, "genre", "source", "year")
-        places |= {name: table.header.index(name) for name in names[3:]}
-    elif not faults:
-        benchmark = benchmark_of(table.header, table.header[places["score"]])
-    try:
-        cells = pd.DataFrame({name: table.cells[places[name]].astype(object)
-                              for name in names if name in places}, index=table.cells.index)
-    except Exception as error:       # Parquet has types that no Python object can hold
-        raise ConnectionDataError(f"{shown(path)}: cannot be read ({error}). Save texts as "
-                                  "strings and scores as numbers.") from None
-    return _File(path, table, places, cells, [(table.header_line, *fault) for fault in faults],
-                 benchmark, (0, 5) if table.headerless else
-                 BENCHMARKS[benchmark][-1] if benchmark else None)
+def _tell_repeats(file: PairFile, pairs: pd.DataFrame, tell: Tell) -> None:
+    """Tell which pairs are in several rows, apart those whose scores contradict each other."""
+    repeats = splitting.find_repeats(pairs)
+    for same, what in ((repeats["scores"] == 1, "in several rows"),
+                       (repeats["scores"] > 1, "in several rows with different scores")):
+        rows = repeats.loc[same, "rows"]
+        if len(rows):
+            where = "; ".join(" and ".join(map(str, lines[:3])) for lines in rows[:3])
+            tell(f"{file.name}: {many(len(rows), 'pair is', 'pairs are')} {what}, all kept "
+                 f"({file.unit}s {where}{'; …' * (len(rows) > 3)})")
 
 
-def _judge(file: _File, scale: tuple[float, float] | None, tell: Tell
-           ) -> tuple[pd.DataFrame, list[Fault]]:
-    """The good pairs, by line, and all faults of the rows, in the order of the file."""
-    good, faults = check_cells(file.cells, scale, file.table.encoding)
-    faults += [(line, "", found, expected)
-               for line, (found, expected, _) in file.table.broken.items()]
-    if not file.table.headerless and set(COLUMNS) <= set(file.cells):
-        repeats, unit = find_repeats(good), file.table.unit
-        if file.benchmark and len(repeats):
-            tell(f"{shown(file.path)}: {len(repeats)} rows hold a pair that stands in another "
-                 f"row, too; kept, as they belong to {file.benchmark}")
-        elif len(repeats):
-            scores = file.cells["score"]
-            faults += [(line, "", f"the pair of {unit} {other}", "each pair once") if agrees
-                       else (line, "score", show(scores[line]), "one score for a pair; "
-                             f"{unit} {other} has the same with {show(scores[other])}")
-                       for line, other, agrees in repeats.itertuples()]
-            good = good.drop(index=repeats.index)
-    faults = as_the_file_says(faults, file.table.header, file.places)
-    return good, sorted(faults, key=lambda fault: fault[0])
+def refuse(opened: list[OpenPairs], looks: list[Look], keep: bool, example: str,
+           instead: str) -> None:
+    """ConnectionDataError if a column is missing, or no row is left, or, unless `keep`, some
+    rows are bad: a summary of each file, the first faults, and what to do.
 
-
-# What becomes of the faults
-
-def _refuse(files: list[_File], judged: list[tuple], on_bad_rows: str) -> None:
-    """ConnectionDataError with all faults of all files, unless they are to be dropped."""
-    blocks, everything = [], []
-    for file, (_, faults) in zip(files, judged, strict=True):
-        name = shown(file.path)
-        if file.faults or faults:
-            blocks.append(report(name, file.table.unit, file.faults, faults, file.count,
-                                 max(0, LISTED - len(everything))))
-            everything += [(name, *fault) for fault in file.faults + faults]
-        elif not file.count:
-            blocks.append(f"{name}: no row with a pair; expected at least one.")
-    if any(file.faults for file in files):
-        blocks.append(f"Mend the file, or state what is meant, as {EXAMPLE} or scale=(1, 5).")
-    elif any(good.empty for good, _ in judged):
-        blocks += ["No row is left; mend the file."] * bool(everything)
-    elif everything and on_bad_rows == "error":
-        blocks.append('Mend these rows, or pass on_bad_rows="drop" to go on without them.')
+    `example` states what could not be found; `instead` is how to continue with bad rows.
+    """
+    blocks, left = [], LISTED
+    for (file, _, missing), look in zip(opened, looks, strict=True):
+        parts = [f"{many(len(missing), 'fault', 'faults')} of the columns"] * bool(missing)
+        parts += [f"{many(look.total, 'fault', 'faults')} in {look.bad} of {look.count} rows"
+                  ] * bool(look.total)
+        if parts:
+            shown_faults = (missing + look.faults)[:left]
+            more = len(missing) + look.total - len(shown_faults)
+            left -= len(shown_faults)
+            blocks += [f"{file.name}: {' and '.join(parts)}",
+                       *(f"  {sentence(fault, file.unit)}" for fault in shown_faults),
+                       *[f"  and {more} more"] * bool(more)]
+        elif not look.count:
+            blocks.append(f"{file.name}: no row with a pair; expected at least one.")
+    if any(pairs.missing for pairs in opened):
+        blocks.append(f"Mend the file, or state what is meant, as {example}.")
+    elif any(look.bad == look.count for look in looks):
+        blocks += ["No row is left; mend the file."] * any(look.bad for look in looks)
+    elif any(look.bad for look in looks) and not keep:
+        blocks.append(f"Mend these rows, or {instead}.")
     else:
         return
-    raise ConnectionDataError("\n".join(blocks), everything)
-
-
-def _drop(file: _File, faults: list[Fault], tell: Tell) -> None:
-    """Set the bad rows aside, and tell how many and where."""
-    bad = {line for line, *_ in faults}
-    target = set_aside(file.path, shown(file.path), faults, rows_as_they_are(file.table, bad))
-    tell(f"{shown(file.path)}: {len(bad)} of {file.count} rows dropped; they are in "
-         f"{shown(target)}, with what is wrong")
+    raise ConnectionDataError("\n".join(blocks))

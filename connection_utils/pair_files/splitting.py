@@ -8,6 +8,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from connection_utils.ground.numbers import check_number
+
 
 def pair_keys(pairs: pd.DataFrame) -> pd.Series:
     """A key for each row that is equal for equal pairs, swapped or not, in any case."""
@@ -30,22 +32,15 @@ def find_leaks(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def find_repeats(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one table whose pair stands in another row, too, in any case or order.
+    """The pairs that are in several rows of one table, in any case or order.
 
-    ``other`` is the index of such a row, and ``agrees`` tells whether all rows of the pair
-    have one score. If they do, the first row is left out, and ``other`` is the first; if not,
-    all rows are in, and ``other`` is the first with another score.
+    A row for each such pair: ``rows``, the list of their indices, and ``scores``, how many
+    different ones they have.
     """
     keys = pair_keys(pairs)
     same = keys.duplicated(keep=False)
-    keys, scores = keys[same], pairs.loc[same, "score"]
-    first = keys.index.to_series().groupby(keys).transform("first")
-    agrees = scores.groupby(keys).transform("nunique") == 1
-    differs = scores != scores.groupby(keys).transform("first")
-    other = first.where(differs).fillna(
-        keys.index.to_series().where(differs).groupby(keys).transform("min")).fillna(first)
-    repeats = pd.DataFrame({"other": other.astype(int), "agrees": agrees})
-    return repeats[~agrees | (first != first.index)]
+    rows = pd.DataFrame({"rows": pairs.index, "scores": pairs["score"]}, pairs.index)
+    return rows[same].groupby(keys[same], sort=False).agg({"rows": list, "scores": "nunique"})
 
 
 def drop_leaks(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -72,6 +67,7 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
     keep their order. ValueError if there are fewer than 30 pairs, or if nearly all are
     related, so that a side stays empty.
     """
+    check_number("seed", seed, int, 0)
     if len(pairs) < 30:
         raise ValueError(f"{len(pairs)} pairs are too few to cut into train, dev and test; "
                          "expected at least 30")

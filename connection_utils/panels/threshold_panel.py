@@ -13,10 +13,10 @@ from connection_utils.ground.paths import being_checked
 
 
 class ThresholdPanel:
-    """A slider that moves the threshold, and two texts of one's own to score with it.
+    """A slider that moves the threshold, and two texts of your own to score with it.
 
-    `connected` (bool) and `cosines` are those of the same pairs, (pairs,); take dev's, as
-    a threshold that is chosen on test is judged by nothing any more.
+    `connected` (bool) and `cosines`, (pairs,) each, belong to the same pairs. Use dev pairs: if
+    a threshold is chosen on test, no pairs are left to judge it.
     """
 
     def __init__(self, model: ConnectionBert, connected: np.ndarray, cosines: np.ndarray,
@@ -28,44 +28,35 @@ class ThresholdPanel:
         texts = {"continuous_update": False, "layout": w.Layout(width="640px")}
         self.sentence1 = w.Text(placeholder="a text", description="sentence 1", **texts)
         self.sentence2 = w.Text(placeholder="another", description="sentence 2", **texts)
-        self._cosine: float | None = None              # of the two texts
         self._image, self._table, self._said = w.Image(format="png"), w.HTML(), w.HTML()
-        self.threshold.observe(self._judge, "value")
-        for text in (self.sentence1, self.sentence2):
-            text.observe(self._score, "value")
-        self._judge()
+        for knob in (self.threshold, self.sentence1, self.sentence2):
+            knob.observe(self._update, "value")
+        self._update()
         self.box = w.VBox([self.threshold, w.HBox([self._image, self._table]),
                            self.sentence1, self.sentence2, self._said])
 
     @property
     def confusion(self) -> pd.DataFrame:
-        """How many pairs of either kind are said to be connected at the slider's place."""
+        """How many pairs of each kind the slider's threshold says are connected."""
         verdict = judge_threshold(self.connected, self.cosines, self.threshold.value)
         return pd.DataFrame(
             {"said connected": [verdict["true_positive"], verdict["false_positive"]],
              "said not": [verdict["false_negative"], verdict["true_negative"]]},
             index=["connected", "not connected"])
 
-    def _judge(self, _: object = None) -> None:
+    def _update(self, _: object = None) -> None:
         verdict = judge_threshold(self.connected, self.cosines, self.threshold.value)
         scores = " · ".join(f"{name} {verdict[name]:.3f}"
                             for name in ("accuracy", "precision", "recall", "f1"))
         self._image.value = plots.png_of(self._figure())
         self._table.value = f"{plots.html_table(self.confusion)}<p>{scores}</p>"
-        self._say()
-
-    def _score(self, _: object = None) -> None:
         pair = self.sentence1.value.strip(), self.sentence2.value.strip()
-        self._cosine = (float(self.model.similarity(pair[:1], pair[1:])[0]) if all(pair)
-                        else None)
-        self._say()
-
-    def _say(self) -> None:
-        if self._cosine is None:
+        if not all(pair):
             self._said.value = "Write two texts, and press Enter."
             return
-        said = "connected" if self._cosine >= self.threshold.value else "not connected"
-        self._said.value = f"cosine {self._cosine:.2f}: <b>{said}</b>"
+        cosine = float(self.model.similarity(pair[:1], pair[1:])[0])
+        said = "connected" if cosine >= self.threshold.value else "not connected"
+        self._said.value = f"cosine {cosine:.2f}: <b>{said}</b>"
 
     def _figure(self) -> Figure:
         figure = Figure(figsize=(5.0, 2.8), dpi=100, layout="none")

@@ -1,7 +1,7 @@
-"""A panel for every notebook that trains: turn a knob, train, and watch (ipywidgets).
+"""A panel for notebooks that train: turn a knob, train, and watch (ipywidgets).
 
-Where nobody watches (``CONNECTION_CHECK`` is set) the panel shows its static twin: the same
-figure and the same table, as they stand.
+While a notebook is being checked (``CONNECTION_CHECK`` is set), the panel shows its last figure
+and its table instead of widgets.
 """
 
 import threading
@@ -10,7 +10,6 @@ from html import escape
 from pathlib import Path
 
 import ipywidgets as w
-import numpy as np
 import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -21,12 +20,11 @@ from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset
 from connection_utils.evaluation import gain_interval
 from connection_utils.ground.paths import ROOT, being_checked, runs_folder, shown
-from connection_utils.panels.knobs import Knobs, frozen_name
+from connection_utils.panels.knobs import Knobs
 from connection_utils.training import History, train
 from connection_utils.use.runs import run_folder, save_run
 
-FIGURE_EVERY, NUMBERS_EVERY = 3.0, 0.2         # seconds, at least
-KEPT_RUNS = 10                                 # in the comparison table
+FIGURE_EVERY = 3.0                             # seconds, at least
 
 
 def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
@@ -41,11 +39,10 @@ def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
     loss.plot(losses, color=plots.BLUE, alpha=0.25, lw=0.8)
     loss.plot(losses.rolling(25, min_periods=1).mean(), color=plots.BLUE)
     loss.set(title="training loss", xlabel="step", ylim=(0, None))
-    reached = {record["step"]: record["dev_spearman"] for record in history.evaluations}
-    if 0 in reached:
-        quality.axhline(100 * reached[0], color="0.5", ls="--", lw=1)
-    quality.plot(list(reached), [100 * value for value in reached.values()], marker="o",
-                 color=plots.RED)
+    scored = history.to_frame()
+    for start in scored.loc[scored["step"] == 0, "dev_spearman"]:
+        quality.axhline(100 * start, color="0.5", ls="--", lw=1)
+    quality.plot(scored["step"], 100 * scored["dev_spearman"], marker="o", color=plots.RED)
     quality.set(title="dev Spearman × 100", xlabel="step")
     for ax in (loss, quality):
         ax.set_xlim(0, max(history.steps, 1))
@@ -57,45 +54,36 @@ def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
 
 
 class TrainingPanel:
-    """Knobs, Train and Stop, and a run to watch while it goes on.
+    """Knobs, Train and Stop, and a run to watch while it trains.
 
-    `settings` are those of a run, as `run_settings` makes them: the knobs start there.
-    `splits` holds the tables train and dev. Each run starts from the model on disk, goes
-    on in a worker thread (one at a time in a kernel), and leaves a folder of its own under
-    ``runs/panel/``. After a run, finished or stopped, `model`, `history` and `folder` are
-    what it left; of one that failed only `history` and `error`, what ended it.
+    `settings` are those of a run, as `run_settings` returns them: the knobs start there.
+    `splits` contains the tables train and dev. Each run starts from the model on disk, trains
+    in a worker thread (one at a time in a kernel), and is saved in a separate folder under
+    ``runs/panel/``. After a run, finished or stopped, `model`, `history` and `folder` are its
+    results; a run that failed has only a `history`. `runs` is a table of all runs, each with
+    its settings, how it ended and its best dev Spearman.
     """
 
-    _worker = threading.Thread()               # a kernel's one, whichever panel started it
-    _stopping = threading.Event()
-    _starting = threading.Lock()
+    _idle, _stopping = threading.Event(), threading.Event()     # of all panels in the kernel
+    _idle.set()
 
     def __init__(self, settings: dict, splits: dict[str, pd.DataFrame]) -> None:
-        self.settings, self.splits = settings, dict(splits)
-        self.model: ConnectionBert | None = None
-        self.history: History | None = None
-        self.folder: Path | None = None
-        self.error: Exception | None = None
-        self._rows: list[dict[str, object]] = []
-        self._advice: list[str] = []                   # what this run's training told
-        self._drawn = self._counted = self._started = 0.0
-        self.knobs = Knobs(settings)
+        self.settings, self.splits = settings, splits
+        self.knobs, self.runs = Knobs(settings), pd.DataFrame()
+        self._clear(self.knobs.config)
         self._train_button = w.Button(description="Train", button_style="primary", icon="play")
         self._stop_button = w.Button(description="Stop", icon="stop")
         self._train_button.on_click(lambda _: self.start())
         self._stop_button.on_click(lambda _: self.stop())
+        for knob in self.knobs.all.values():           # locked while Train is
+            w.dlink((self._train_button, "disabled"), (knob, "disabled"))
         self._bar, self._numbers, self._image = w.IntProgress(), w.Label(), w.Image()
         self._status, self._table = w.HTML(), w.HTML()
         self.box = w.VBox([
             self.knobs.box,
             w.HBox([self._train_button, self._stop_button, self._bar, self._numbers]),
             self._status, self._image, self._table, self.knobs.code_box])
-        self._draw(History(self.knobs.config))
-
-    @property
-    def runs(self) -> pd.DataFrame:
-        """The last runs, each with its settings, how it ended and what it reached."""
-        return pd.DataFrame(self._rows[-KEPT_RUNS:])
+        self._draw()
 
     def add_run(self, history: History, settings: dict, ended: str | None = None) -> None:
         """Put a run in the comparison table, and draw it; `settings` as `run_settings`."""
@@ -104,157 +92,132 @@ class TrainingPanel:
             ended = ("finished" if done == history.steps else
                      f"stopped at step {done} of {history.steps}")
             ended += "; kept the starting model" * history.kept_start
-        best = history.best["dev_spearman"] if history.evaluations else np.nan
-        self._rows.append({
-            "pooling": settings["pooling"], "loss": config.loss,
-            "learning rate": f"{config.learning_rate:g}", "epochs": config.epochs,
-            "batch size": config.batch_size, "frozen": frozen_name(
-                config.freeze_embeddings, config.frozen_layers),
-            "train share": f"{config.train_share:.0%}", "ended": ended,
-            "dev Spearman × 100": round(100 * best, 2), "seconds": round(history.seconds)})
+        frozen = (f"embeddings, lowest layers: {config.frozen_layers}" if config.frozen_layers
+                  else "embeddings" if config.freeze_embeddings else "nothing")
+        row = {"pooling": settings["pooling"], "loss": config.loss,
+               "learning rate": f"{config.learning_rate:g}", "epochs": config.epochs,
+               "batch size": config.batch_size, "frozen": frozen,
+               "train share": f"{config.train_share:.0%}", "ended": ended,
+               "dev Spearman × 100": round(100 * history.best["dev_spearman"], 2)
+               if history.evaluations else None, "seconds": round(history.seconds)}
+        self.runs = pd.DataFrame([*self.runs.to_dict("records"), row])
         self.history = history
         self._table.value = plots.html_table(self.runs, index=False)
-        self._draw(history)
+        self._draw()
 
     def start(self) -> None:
-        """Train in the worker thread with what the knobs say; the button Train."""
-        with TrainingPanel._starting:
-            if not self.wait(0.2):
-                self._tell("Another training is running in this kernel. Wait until it has "
-                           "ended, or press Stop.", bad=True)
-                return
-            TrainingPanel._stopping.clear()
-            self._enable(False)
-            TrainingPanel._worker = threading.Thread(
-                target=self._work, args=(self.knobs.config, self.knobs.pooling.value),
-                daemon=True)
-            TrainingPanel._worker.start()
+        """Train in the worker thread with the knobs' settings; the button Train."""
+        if not TrainingPanel._idle.is_set():
+            self._say("Another training is running in this kernel. Wait until it has ended, or "
+                      "press Stop.", bad=True)
+            return
+        TrainingPanel._idle.clear()
+        TrainingPanel._stopping.clear()
+        self._train_button.disabled = True
+        threading.Thread(target=self._work, daemon=True, args=(
+            self.knobs.config, self.knobs.pooling.value)).start()
 
     def stop(self) -> None:
-        """End the training after the step at hand and keep its model; the button Stop."""
-        if TrainingPanel._worker.is_alive():
-            self._tell("Stopping: the dev pairs are scored a last time …")
-            TrainingPanel._stopping.set()
+        """End the training after the current step and keep its model; the button Stop."""
+        if TrainingPanel._idle.is_set():
+            self._say("Nothing is being trained.")
         else:
-            self._tell("Nothing is being trained.")
+            self._say("Stopping: the dev pairs are scored a last time …")
+            TrainingPanel._stopping.set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the worker thread, at most so long; True if it has ended."""
-        if TrainingPanel._worker.ident is not None:
-            TrainingPanel._worker.join(seconds)
-        return not TrainingPanel._worker.is_alive()
+        """Wait for the end of the training, at most so long; True if it has ended."""
+        return TrainingPanel._idle.wait(seconds)
 
     def _work(self, config: TrainingConfig, pooling: str) -> None:
         settings = {**self.settings, "pooling": pooling, "config": deciding(config)}
-        history = History(config)
-        dev = self.splits["dev"]
-
-        def on_step(now: History) -> None:
-            nonlocal history
-            history = now
-            self._count(now)
-            if time.monotonic() - self._drawn > FIGURE_EVERY:
-                self._draw(now)
-
+        self._clear(config)
         try:
-            self.model = self.history = self.folder = self.error = None
-            self._advice = []
-            self._bar.value, self._numbers.value = 0, ""
-            self._tell("Loading the model and the pairs …")
+            self._say("Loading the model and the pairs …")
+            self._draw()
+            folder = runs_folder() / "panel" / f"{run_folder(settings).name}-stopped"
+            ConnectionBert.check_output(folder)
             model = ConnectionBert.from_local(ROOT / settings["base_model"], pooling,
                                               settings["max_length"])
             train_set = ConnectionDataset(self.splits["train"], model.tokenizer,
                                           model.max_length)
-            self._draw(history)
-            if TrainingPanel._stopping.is_set():
-                self._tell("Stopped before the first step.")
-                return
-            self._tell(f"Training on {model.device}; {config.evaluations_per_epoch} × an "
-                       "epoch it pauses to score the dev pairs.")
-            self._started = time.monotonic()
-            history = train(model, train_set, dev, config, on_step=on_step, on_evaluation=
-                            lambda record: self._draw(history),
-                            stop=TrainingPanel._stopping,
-                            tell=self._advise)
+            self._say(f"Training on {model.device}; {config.evaluations_per_epoch} × an "
+                      "epoch it pauses to score the dev pairs.")
+            history = train(model, train_set, self.splits["dev"], config, on_step=self._follow,
+                            stop=TrainingPanel._stopping, tell=self._advise)
             self.model = model
-            self._numbers.value = f"{history.pairs / history.seconds:.0f} pairs/s"
             self.add_run(history, settings)
-            self._tell(f"{self._verdict(history)} Saving …")
-            self.folder = _save(model, history, settings, self.splits)
-            self._tell(f"{self._verdict(history)} The model is panel.model, and lies "
-                       f"in {shown(self.folder)}.")
+            done = len(history.step_losses)
+            if done == history.steps:
+                folder = folder.with_name(run_folder(settings).name)
+            save_run(folder, model, history, settings, steps=done,
+                     pairs={split: len(pairs) for split, pairs in self.splits.items()})
+            self.folder = folder
+            self._say(f"{self._verdict(history)} The model is panel.model, saved in "
+                      f"{shown(folder)}.")
         except Exception as error:             # whatever it is, the reader gets a sentence
-            self.error = error
-            ours = str(error) and isinstance(
-                error, ValueError | FloatingPointError | MemoryError)
-            self._tell(f"{error}" if ours else f"{type(error).__name__}: {error}", bad=True)
-            if self.history is not history:
-                self.add_run(history, settings, f"failed at step {len(history.step_losses)}")
+            ours = isinstance(error, ValueError | FloatingPointError | MemoryError)
+            self._say(f"{error}" if ours and f"{error}" else f"{type(error).__name__}: {error}",
+                      bad=True)
+            if self.model is None:
+                self.add_run(self.history, settings,
+                             f"failed at step {len(self.history.step_losses)}")
         finally:
-            self._enable(True)
+            self._train_button.disabled = False
+            TrainingPanel._idle.set()
+
+    def _follow(self, history: History) -> None:
+        """Show how far the training is, after each step."""
+        self.history, done = history, len(history.step_losses)
+        left = round(history.seconds / done * (history.steps - done))
+        self._bar.max, self._bar.value = history.steps, done
+        self._numbers.value = (f"step {done} of {history.steps} · "
+                               f"{history.pairs / history.seconds:.0f} pairs/s · "
+                               f"{left // 60}:{left % 60:02d} left")
+        if time.monotonic() - self._drawn > FIGURE_EVERY:
+            self._draw()
 
     def _verdict(self, history: History) -> str:
-        """How the run ended, and what it brought on dev; what training noticed, too."""
+        """How the run ended, its gain on dev, and what `train` noticed."""
         found = f"dev Spearman × 100 is {100 * history.best['dev_spearman']:.2f}"
         if history.start_cosines is not None and not history.kept_start:
             gain, low, high = (100 * each for each in gain_interval(
                 self.splits["dev"]["score"], history.start_cosines, history.trained_cosines))
             found += (f", {gain:.2f} above the starting model (95 % interval {low:.2f} to "
                       f"{high:.2f})")
-        return (f"{self._rows[-1]['ended'].capitalize()}: {found}." + "".join(
-            f" Noticed: {sentence}" for sentence in self._advice))
+        return " Noticed: ".join([f"{self.runs['ended'].iloc[-1].capitalize()}: {found}.",
+                                  *self._advice])
 
-    def _count(self, history: History) -> None:
-        now, done = time.monotonic(), len(history.step_losses)
-        if now - self._counted < NUMBERS_EVERY and done < history.steps:
-            return
-        self._counted = now
-        self._bar.max, self._bar.value = history.steps, done
-        passed = now - self._started
-        left = int(passed / done * (history.steps - done))
-        self._numbers.value = (f"step {done} of {history.steps} · "
-                               f"{history.pairs / history.seconds:.0f} pairs/s · "
-                               f"{left // 60}:{left % 60:02d} left")
+    def _clear(self, config: TrainingConfig) -> None:
+        """Forget the last run; the next one has the settings `config`."""
+        self.model: ConnectionBert | None = None
+        self.history = History(config)
+        self.folder: Path | None = None
+        self._advice: list[str] = []                   # what `train` noticed
 
-    def _draw(self, history: History) -> None:
-        self._image.value = plots.png_of(self._figure(history))
+    def _draw(self) -> None:
+        self._image.value = plots.png_of(self._figure())
         self._drawn = time.monotonic()
 
-    def _figure(self, history: History) -> Figure:
+    def _figure(self) -> Figure:
         figure = Figure(figsize=(8.4, 2.6), dpi=100, layout="none")
-        draw_run(figure, history, self.splits["dev"]["score"])
+        draw_run(figure, self.history, self.splits["dev"]["score"])
         figure.subplots_adjust(left=0.06, right=0.98, bottom=0.19, top=0.88, wspace=0.2)
         return figure
 
     def _advise(self, sentence: str) -> None:
         self._advice.append(sentence)
-        self._tell(sentence, bad=True)
+        self._say(sentence, bad=True)
 
-    def _tell(self, sentence: str, bad: bool = False) -> None:
+    def _say(self, sentence: str, bad: bool = False) -> None:
         color = f"color: {plots.RED}" if bad else ""
         self._status.value = f'<span style="{color}">{escape(sentence)}</span>'
-
-    def _enable(self, idle: bool) -> None:
-        self._train_button.disabled = not idle
-        self.knobs.disable(not idle)
 
     def _ipython_display_(self) -> None:
         if not being_checked():
             display(self.box)
             return
-        plots.show(self._figure(self.history or History(self.knobs.config)),
+        plots.show(self._figure(),
                    "Three panels of the last run: training loss over the steps, dev "
                    "Spearman, and the dev cosines for each band of the human score.")
         display(self.runs)
-
-
-def _save(model: ConnectionBert, history: History, settings: dict,
-          splits: dict[str, pd.DataFrame]) -> Path:
-    """Save a run under ``runs/panel/``; a stopped one never in a finished one's place."""
-    stopped = len(history.step_losses) < history.steps
-    folder = runs_folder() / "panel" / (
-        run_folder(settings).name + ("-stopped" if stopped else ""))
-    save_run(folder, model, history, settings,
-             pairs={name: len(pairs) for name, pairs in splits.items()},
-             steps=len(history.step_losses))
-    return folder

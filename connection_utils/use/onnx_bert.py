@@ -18,70 +18,16 @@ from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
 from connection_utils.ground.whole_files import write_whole
 
 
-def export_onnx(model: ConnectionBert, path: str | Path, int8: bool = False) -> None:
-    """Write `model`'s BERT as one .onnx file, whole or not at all.
-
-    Token ids and mask go in, ``last_hidden_state`` comes out: ``input_ids`` and
-    ``attention_mask`` are (n, tokens) int64, the result is (n, tokens, hidden) float32;
-    pooling is left to whoever runs it. With `int8` the linear layers multiply in 8 bits:
-    weights are rounded once, a scale for each output channel, and activations while it
-    runs, a scale for each batch (dynamic quantization). Weights take 7 of the 8 bits, as
-    CPUs without VNNI add products up in 16 bits, which 8 would overflow. Embedding tables
-    stay float32.
-    """
-    n, tokens = torch.export.Dim("n"), torch.export.Dim("tokens")
-    ids = torch.ones((2, 8), dtype=torch.long, device=model.device)
-    mask = ids.clone()
-    mask[1, 5:] = 0            # without padding the exporter would leave the mask out
-    was_training = model.training
-    try:
-        with (tempfile.TemporaryDirectory() as folder, write_whole(path) as scratch,
-              _quiet()):
-            plain = Path(folder) / "model.onnx" if int8 else scratch
-            torch.onnx.export(
-                _LastHiddenState(model.eval()), (ids, mask), plain,
-                input_names=["input_ids", "attention_mask"],
-                output_names=["last_hidden_state"], external_data=False, verbose=False,
-                dynamic_shapes=({0: n, 1: tokens}, {0: n, 1: tokens}))
-            if int8:
-                quantize_dynamic(plain, scratch, weight_type=QuantType.QInt8, per_channel=True,
-                                 reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
-    finally:
-        model.train(was_training)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings in the block: exporter and quantizer talk to their makers."""
-    root, nowhere = logging.getLogger(), logging.NullHandler()
-    before = root.manager.disable
-    root.addHandler(nowhere)               # or the first warning would give root a handler
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-        root.removeHandler(nowhere)
-
-
-class _LastHiddenState(torch.nn.Module):
-    def __init__(self, model: ConnectionBert) -> None:
-        super().__init__()
-        self.bert = model.bert
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.bert(input_ids, attention_mask).last_hidden_state
-
-
 class OnnxBert:
     """`encode` and `similarity` of a ConnectionBert, computed by onnxruntime on the CPU.
 
-    In fp32 the embeddings equal the model's to about 1e-6. In `int8` they do not: ask your
-    dev pairs what it costs. There a text's embedding also depends a little on the texts in
-    the same batch, as these share the scale of the activations. The file that it runs
-    (`export_onnx` says what goes in and out) stays at `path`, if that is given.
+    In fp32 the embeddings equal the model's to about 1e-6. In `int8` they do not: measure the
+    cost on your dev pairs. There a text's embedding also depends a little on the other texts of
+    its batch, as these share the scale of the activations.
+
+    The .onnx file is kept at `path`, if one is given. Its inputs ``input_ids`` and
+    ``attention_mask`` are (n, tokens) int64, its output ``last_hidden_state`` is (n, tokens,
+    hidden) float32; pooling is not part of it. `size` is its size in bytes.
     """
 
     def __init__(self, model: ConnectionBert, int8: bool = False,
@@ -90,8 +36,11 @@ class OnnxBert:
         options.intra_op_num_threads = torch.get_num_threads()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(path or Path(folder) / "model.onnx")
-            export_onnx(model, path, int8)
-            self.size = path.stat().st_size                # bytes
+            with write_whole(path) as scratch, _quiet():
+                _export(model, scratch)
+                if int8:
+                    _quantize(scratch)
+            self.size = path.stat().st_size
             self.session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"])
         self.tokenizer, self.pooling = model.tokenizer, model.pooling
@@ -101,15 +50,15 @@ class OnnxBert:
                ) -> np.ndarray:
         """Sentence embeddings (n, hidden) float32 in the order of `texts`.
 
-        Texts are sorted by length inside, so that little is padded. `normalize` makes
-        each vector's length 1.
+        Texts are sorted by length internally, to reduce padding. With `normalize`, vectors are
+        scaled to length 1.
         """
         def embed(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             hidden, = self.session.run(None, {k: t.numpy() for k, t in batch.items()})
             vectors = POOLINGS[self.pooling](torch.from_numpy(hidden), batch["attention_mask"])
             return F.normalize(vectors) if normalize else vectors
 
-        return encode_by_length(tokenize(texts, self.tokenizer, self.max_length),
+        return encode_by_length(list(tokenize(texts, self.tokenizer, self.max_length)),
                                 self.tokenizer.pad_token_id, self.hidden_size, embed,
                                 batch_size)
 
@@ -118,3 +67,45 @@ class OnnxBert:
         """cos(u, v) in -1..1 of each pair: (n,) float32. A repeated text is encoded once."""
         return paired_cosines(sentences1, sentences2,
                               lambda texts: self.encode(texts, batch_size, normalize=True))
+
+
+def _export(model: ConnectionBert, path: Path) -> None:
+    """Write `model`'s BERT to `path`; the model's mode is left as it was."""
+    shape = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens")}
+    ids = torch.ones((2, 8), dtype=torch.long, device=model.device)
+    mask = ids.clone()
+    mask[1, 5:] = 0            # without padding the exporter would leave the mask out
+    was_training = model.training
+    try:
+        torch.onnx.export(
+            model.eval().bert, (ids, mask), path, input_names=["input_ids", "attention_mask"],
+            output_names=["last_hidden_state"], external_data=False, verbose=False,
+            dynamic_shapes={"input_ids": shape, "attention_mask": shape})
+    finally:
+        model.train(was_training)
+
+
+def _quantize(path: Path) -> None:
+    """Let the linear layers of the .onnx file multiply in 8 bits (dynamic quantization).
+
+    Weights are rounded once, with a scale for each output channel, and activations while it
+    runs, with a scale for each batch. Weights take 7 of the 8 bits, as CPUs without VNNI add
+    products up in 16 bits, which 8 would overflow. Embedding tables stay float32.
+    """
+    quantize_dynamic(path, path, weight_type=QuantType.QInt8, per_channel=True,
+                     reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings in the block: those of exporter and quantizer are for their makers."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    handlers = root.handlers[:]            # the first warning gives an empty root one
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers

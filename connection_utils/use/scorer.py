@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from connection_utils.bert import ConnectionBert
+from connection_utils.ground.numbers import check_number
+from connection_utils.long_runs.advice import Unread
 
 
 class ConnectionScorer:
     """Adds the cosine of each pair to a batch of columns; made to be pickled.
 
-    It holds the model's folder and not the model, which is loaded at the first batch, where
-    that is; `folder` must be there, too. `columns` are the batch's two columns of texts,
-    `into` the new one, `batch_size` the texts that go through the model at once (on a CPU 64
-    were some 5 % faster than 32, and want more memory).
+    It stores the model's folder and not the model, which is loaded when the first batch comes,
+    in the process that gets it; `folder` must be there, too. `into` is the name of the new
+    column, `batch_size` the number of texts that go through the model at once.
     """
 
-    def __init__(self, folder: str | Path,
-                 columns: tuple[str, str] = ("sentence1", "sentence2"), into: str = "cosine",
-                 batch_size: int = 32, device: str | None = None) -> None:
-        self.folder, self.columns, self.into = str(folder), tuple(columns), into
+    def __init__(self, folder: str | Path, into: str = "cosine", batch_size: int = 32,
+                 device: str | None = None) -> None:
+        check_number("batch_size", batch_size, int, 1)
+        self.folder, self.into = str(folder), into
         self.batch_size, self.device = batch_size, device
         self._model: ConnectionBert | None = None
 
@@ -36,13 +37,18 @@ class ConnectionScorer:
         return [self.model.fingerprint(), self.model.pooling, self.model.max_length,
                 self.batch_size]
 
-    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, Sequence]:
-        """`batch` and its cosines, float32, -1..1; each text of it is encoded once.
+    def unread(self, texts: Sequence[str]) -> Unread:
+        """How much of `texts` the model cannot read."""
+        return Unread.of(self.model.tokenize(texts), self.model.tokenizer.unk_token_id,
+                         self.model.max_length)
 
-        KeyError if a column is missing.
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, Sequence]:
+        """`batch` and the cosines of its pairs, float32, -1..1; each text is encoded once.
+
+        The texts are in ``sentence1`` and ``sentence2``; KeyError if one of them is missing.
         """
-        first, second = (list(batch[name]) for name in self.columns)
-        cosines = self.model.similarity(first, second, self.batch_size)
+        cosines = self.model.similarity(list(batch["sentence1"]), list(batch["sentence2"]),
+                                        self.batch_size)
         return {**batch, self.into: np.asarray(cosines, np.float32)}
 
     def __getstate__(self) -> dict[str, object]:
