@@ -175,10 +175,8 @@ BROKEN: dict[str, tuple] = {
        for name, advice in {"pytorch_model.bin.index.json": "several files",
                             "model.safetensors.index.json": "several files",
                             "adapter_config.json": "an adapter"}.items()},
-    "Google's own files": (lambda folder: [
-        rename("config.json", "bert_config.json")(folder),
-        rename("model.safetensors", "bert_model.ckpt.index")(folder)],
-        "bert_config.json: rename it", *NO_WEIGHTS, "Copy the file itself"),
+    "Google's own weights": (rename("model.safetensors", "bert_model.ckpt.index"),
+                             *NO_WEIGHTS, "get the model's PyTorch weights"),
     "config.json of Google's": (rename("config.json", "bert_config.json"),
                                 "config.json is missing", "rename it to config.json"),
     "a link to nowhere": (dangling, *NO_WEIGHTS, "link",

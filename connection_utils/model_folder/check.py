@@ -47,7 +47,8 @@ INSTEAD = {
         "adapter_config.json": "an adapter changes another model: merge them (peft's "
                                "merge_and_unload) and save the whole",
         "*.index.json": "weights in several files: load them with transformers and call "
-                        'save_pretrained(folder, max_shard_size="100GB")'},
+                        'save_pretrained(folder, max_shard_size="100GB")',
+        "*.ckpt.index": "TensorFlow weights cannot be read: get the model's PyTorch weights"},
 }
 
 # Texts that tokenizers read differently: capitals, accents, scripts, widths, signs.
