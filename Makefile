@@ -34,6 +34,7 @@ sweep: $(SETUP) ## notebook 03 with several values (OF=learning_rate VALUES="2e-
 
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
 	@$(IN)python -m connection_utils series execute $(if $(NB),--only $(NB))
+	@$(IN)python site/korean.py
 
 site: $(SETUP) ## the series as pages in runs/site/, to read anywhere without a network
 	@$(IN)python site/build.py

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("CONNECTION_CHECK", "quick")
+collect_ignore_glob = ["notebooks/ko/*"]       # the code of their English twins, checked there
 XDIST = "PYTEST_XDIST_WORKER" in os.environ
 if XDIST:
     os.environ.setdefault("OMP_NUM_THREADS", "1")       # two workers: a core each

@@ -22,7 +22,8 @@ from connection_utils.ground.whole_files import clear_leftovers, write_folder_wh
 
 HERE = Path(__file__).resolve().parent
 SHOWN = ("README*.md", "CONTRIBUTING.md", "docs/*", "transformers/README.md", "data/README.md",
-         "data/samples/*", "notebooks/*.ipynb", "notebooks/*.png", "notebooks/solutions/*.ipynb",
+         "data/samples/*", "notebooks/*.ipynb", "notebooks/*.png",
+         "notebooks/ko/*.ipynb", "notebooks/solutions/*.ipynb",
          "benchmarks/README.md", "benchmarks/*.png", "benchmarks/results/*",
          "connection_utils/README.md")
 UNUSED = ("**/*.map", "_static/locales/**/*.*", "_static/*.html")   # the theme's

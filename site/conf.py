@@ -64,12 +64,13 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
     parts = {
         "The notebooks": [*sorted(doc for doc in there if doc.startswith("notebooks/0")),
                           *there & {"notebooks/solutions/README"}],
-        "How-to": [*sorted(doc for doc in there - {"docs/korean"} if doc.startswith("docs/")),
+        "How-to": [*sorted(doc for doc in there if doc.startswith("docs/")
+                            and not _is_korean(doc)),
                    *there & {"CONTRIBUTING"}],
         "Reference": [doc for doc in (
             "connection_utils/README", "transformers/README", "data/README",
             "data/samples/README", "benchmarks/README") if doc in there],
-        "한국어": [*sorted(there & {"README.ko", "docs/korean"})],
+        "한국어": sorted(filter(_is_korean, there)),
     }
     text[0] += "".join(CONTENTS % (caption, "\n".join(docs))
                        for caption, docs in parts.items() if docs)
@@ -96,8 +97,22 @@ def describe_pictures(app: Sphinx, page: nodes.document) -> None:
 
 def name_language(app: Sphinx, name: str, template: str, context: dict, page) -> None:
     """Tell browsers and screen readers in which language the page is written."""
-    if name.endswith(".ko"):
+    if _is_korean(name):
         context["language"] = "ko"
+
+
+def name_korean_blocks(app: Sphinx, page: nodes.document) -> None:
+    """The same for a Korean block of an English page: docutils knows the class."""
+    if not _is_korean(app.env.docname):
+        for block in page.findall(lambda node: isinstance(node, (nodes.section,
+                                                                 nodes.block_quote))):
+            said = block.astext()
+            if len(re.findall("[가-힣]", said)) > len(said) / 4:
+                block["classes"].append("language-ko")
+
+
+def _is_korean(name: str) -> bool:
+    return name.startswith("notebooks/ko/") or name in ("README.ko", "docs/korean")
 
 
 def write_math(translator, node: nodes.math | nodes.math_block) -> None:
@@ -110,4 +125,5 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("source-read", add_contents)
     app.connect("doctree-read", describe_pictures)
+    app.connect("doctree-read", name_korean_blocks)
     app.connect("html-page-context", name_language)

@@ -1,9 +1,11 @@
 """What is told in Korean says the same as the English beside it."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from connection_utils.ground.paths import ROOT
@@ -13,7 +15,9 @@ PAGES = ("README.md", "docs/install.md", "docs/commands.md", "CONTRIBUTING.md",
 ENGLISH = "\n\n".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
 KOREAN_PAGES = ("README.ko.md", "docs/korean.md")      # they have some of each
 KOREAN = "\n\n".join((ROOT / name).read_text(encoding="utf-8") for name in KOREAN_PAGES)
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+EDITIONS = sorted((ROOT / "notebooks" / "ko").glob("*.ipynb"))
+NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+             if path.name not in [edition.name for edition in EDITIONS]]
 # Korean counts in ten thousands, and writes fractions in digits and a duration as one word
 SAID = {"10억": "billion", "1억": "100 million", "100만": "million", "5분의 1": "a fifth",
         "10분의 9": "nine tenths", "10분의 1": "one tenth", "약 6분": "six minutes"}
@@ -68,11 +72,13 @@ def test_each_row_of_its_tables_is_a_row_of_the_english_ones():
 
 def test_the_table_of_notebooks_is_the_same():
     """The same notebooks in the same order, with the same runtimes."""
-    row = re.compile(r"^\| \[(\d\d) · .*?\]\((notebooks/\w+\.ipynb)\) \|.*\| (.+) \|$",
+    row = re.compile(r"^\| \[(\d\d) · .*?\]\((notebooks/[\w/]+\.ipynb)\) \|.*\| (.+) \|$",
                      re.MULTILINE)
     english = [(number, link, numbers(took)) for number, link, took in row.findall(ENGLISH)]
     assert english and english == [
-        (number, link, numbers(took)) for number, link, took in row.findall(KOREAN)]
+        (number, link.replace("/ko/", "/"), numbers(took))
+        for number, link, took in row.findall(KOREAN)]
+    assert KOREAN.count("](notebooks/ko/0") == len(EDITIONS)
 
 
 def test_it_names_no_other_make_commands():
@@ -116,3 +122,66 @@ def test_a_notebook_opens_and_closes_in_korean_too(path):
     for block in (opening.group(), closing.group()):
         assert len(re.findall(r"[가-힣]", block)) > 80
         assert all_told(block, shown), (path.name, set(numbers(block)) - set(numbers(shown)))
+
+
+editions = pytest.mark.parametrize("edition", EDITIONS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def renewed():
+    spec = importlib.util.spec_from_file_location("korean", ROOT / "site" / "korean.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.renewed
+
+
+def test_01_to_04_have_a_korean_edition():
+    assert [path.stem[:2] for path in EDITIONS] == ["01", "02", "03", "04"]
+
+
+@editions
+def test_an_edition_has_the_code_and_the_outputs_of_its_english_twin(edition, renewed):
+    assert nbformat.read(edition, as_version=4) == renewed(edition), "run `python site/korean.py`"
+
+
+@editions
+def test_a_markdown_cell_without_its_twin_is_named(edition, renewed, tmp_path):
+    (tmp_path / "ko").mkdir()
+    (tmp_path / edition.name).write_bytes((edition.parent.parent / edition.name).read_bytes())
+    notebook = nbformat.read(edition, as_version=4)
+    missing = notebook.cells.pop(-1).id
+    nbformat.write(notebook, tmp_path / "ko" / edition.name)
+    with pytest.raises(ValueError, match=f"{edition.stem}.*: {missing}\\."):
+        renewed(tmp_path / "ko" / edition.name)
+
+
+@editions
+def test_an_edition_is_korean_with_the_numbers_headings_and_names_of_its_twin(edition):
+    """Korean may have more numbers in digits: English writes some as words."""
+    def parts(text, kind):
+        return sorted(" ".join(part.split()) for part in re.findall(kind, text, re.MULTILINE))
+
+    english = {cell.id: cell.source for cell in nbformat.read(
+        edition.parent.parent / edition.name, as_version=4).cells}
+    for cell in nbformat.read(edition, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            there = english[cell.id]
+            assert len(re.findall("[가-힣]", cell.source)) > len(cell.source) / 6, cell.id
+            digits = set(re.findall(r"\d+\.\d+|\d{3,}", there.replace(",", "")))
+            assert digits <= set(re.findall(r"\d+\.\d+|\d{3,}", cell.source.replace(",", ""))), (
+                cell.id, digits)
+            for kind in (r"^#+ ", r"^\|", r"^\d\. ", r"^\$\$"):
+                assert parts(cell.source, kind) == parts(there, kind), (cell.id, kind)
+            assert {*parts(cell.source, r"`[^`]+`")} == {*parts(there, r"`[^`]+`")}, cell.id
+
+
+def test_every_link_of_an_edition_leads_somewhere_and_both_languages_to_each_other():
+    for edition in EDITIONS:
+        twin = edition.parent.parent / edition.name
+        for page, other in ((edition, f"](../{edition.name})"), (twin, f"](ko/{edition.name})")):
+            cells = nbformat.read(page, as_version=4).cells
+            assert other in cells[0].source
+            for cell in cells:
+                if cell.cell_type == "markdown":
+                    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", cell.source):
+                        assert (page.parent / target).exists(), (page.name, target)

@@ -21,8 +21,8 @@ from papermill.parameterize import parameterize_notebook
 from connection_utils.ground.paths import ROOT
 from connection_utils.workshop.notebooks import parameters_of
 
-NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("**/*.ipynb"))
-             if ".ipynb_checkpoints" not in path.parts]
+NOTEBOOKS = [path for pattern in ("*.ipynb", "solutions/*.ipynb")      # ko/: test_korean
+             for path in sorted((ROOT / "notebooks").glob(pattern))]
 SERIES = [path for path in NOTEBOOKS if path.parent.name == "notebooks"]
 IGNORED = re.compile(r"^# NBVAL_IGNORE_OUTPUT$", re.MULTILINE)
 LOCAL = re.compile(r"/home/|/root|/tmp/|/Users/|/work/|[A-Z]:\\|0x[0-9a-f]{6,}|\d{4}-\d\d-\d\d")

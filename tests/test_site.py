@@ -80,6 +80,17 @@ def test_the_module_is_shown_by_its_public_names_not_by_its_files(site, pages):
         assert name.lower() in names.ids, name
 
 
+def test_korean_pages_and_korean_blocks_say_that_they_are_korean(site, pages):
+    """For hyphenation, fonts and screen readers."""
+    def languages(name):
+        return [attributes["lang"] for _, attributes in pages[site / name].tags
+                if "lang" in attributes]
+
+    for name in ("README.ko", "docs/korean", "notebooks/ko/03_train_siamese_cosine"):
+        assert languages(f"{name}.html")[0] == "ko", name
+    assert languages("notebooks/05_bring_your_own_connections.html") == ["en", "ko", "ko"]
+
+
 def test_every_link_leads_to_a_page_and_a_place_in_it(site, pages):
     followed = 0
     for path, page in pages.items():

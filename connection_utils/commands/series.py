@@ -162,8 +162,8 @@ def execute(chosen: argparse.Namespace) -> None:
 
     from connection_utils.workshop import notebooks
 
-    paths = [path for path in sorted(notebooks.NOTEBOOKS.glob("**/*.ipynb"))
-             if ".ipynb_checkpoints" not in path.parts and path.name.startswith(chosen.only)]
+    paths = [path for path in sorted(notebooks.NOTEBOOKS.glob("**/*.ipynb")) if
+             path.parent.name in ("notebooks", "solutions") and path.name.startswith(chosen.only)]
     if not paths:
         raise ValueError(f"no notebook begins with {chosen.only!r}; expected 01, 02, …")
     for path in paths:
