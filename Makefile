@@ -1,5 +1,8 @@
 # make run [MODEL=folder] [DATA=file-or-folder] [READ=options] [EPOCHS=n] [EXTRA_INDEX=address]
-PYTHON ?= python3.11
+# The first Python that fits; Debian's has no ensurepip until its package python3-venv is there.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
+    $$name -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+        2> /dev/null && echo $$name && break; done)
 VENV := .venv
 YOURS = $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(READ)
 IN := $(VENV)/bin/
@@ -13,11 +16,28 @@ export PIP_FIND_LINKS := wheels
 endif
 
 help:          ## list the commands
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@sed -nE 's/^## (.*)/\n\1/p; s/^([a-z-]+):[^#]*## */  \1\t/p' Makefile | expand -t 14
 
+## Use (the first call installs: PYTHON= names a Python, EXTRA_INDEX= PyTorch's other builds)
 run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, READ=, EPOCHS=)
 	@$(IN)python -m connection_utils series run $(YOURS) $(if $(EPOCHS),--epochs $(EPOCHS))
 
+lab: fetch     ## the notebooks in JupyterLab; nothing is sent anywhere
+	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
+
+sweep: $(SETUP) ## notebook 03 with several values (OF=learning_rate VALUES="2e-5 1e-4")
+	@$(IN)python -m connection_utils series sweep $(OF) $(VALUES) $(YOURS)
+
+site: $(SETUP) ## the series as pages in runs/site/, to read anywhere without a network
+	@$(IN)python site/build.py
+
+bundle: $(SETUP) ## all of it in one folder for a machine without network (TO=folder)
+	@$(IN)python -m connection_utils bundle $(if $(TO),"$(TO)") $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)")
+
+fetch: $(SETUP) ## the default model and data, by hash
+	@$(IN)python -m connection_utils series fetch
+
+## Develop
 test: fetch    ## the quick tests and every notebook, outputs compared
 	$(TEST)
 
@@ -26,27 +46,18 @@ test-all: fetch ## the slow tests too, and the notebooks again as other CPUs wou
 	OMP_NUM_THREADS=2 $(IN)python -m pytest --nbval notebooks
 	ATEN_CPU_CAPABILITY=default $(TEST) notebooks
 
-lab: fetch     ## JupyterLab on the series, nothing called home
-	JUPYTER_CONFIG_PATH=.jupyter $(IN)jupyter lab --notebook-dir=. notebooks/01_load_local_bert.ipynb
-
-sweep: $(SETUP) ## notebook 03 with several values (OF=learning_rate VALUES="2e-5 1e-4")
-	@$(IN)python -m connection_utils series sweep $(OF) $(VALUES) $(YOURS)
-
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
 	@$(IN)python -m connection_utils series execute $(if $(NB),--only $(NB))
 	@$(IN)python site/korean.py
 
-site: $(SETUP) ## the series as pages in runs/site/, to read anywhere without a network
-	@$(IN)python site/build.py
-
-fetch: $(SETUP) ## the default model and data, by hash
-	@$(IN)python -m connection_utils series fetch
-
-bundle: $(SETUP) ## all of it in one folder for a machine without network (TO=folder)
-	@$(IN)python -m connection_utils bundle $(if $(TO),"$(TO)") $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)")
-
 $(SETUP): requirements.lock pyproject.toml
+	$(if $(PYTHON),,$(error No Python 3.11, 3.12 or 3.13 with its module venv is on the PATH. \
+	Install one (on Debian and Ubuntu also python3-venv), or name it: make run PYTHON=/path/to/python3.12))
 	$(if $(wildcard wheels),@$(PYTHON) -m connection_utils bundle --check)
+	@echo "Installing into $(VENV) with `$(PYTHON) --version` ($(PYTHON)): 2.6 GB on disk with" \
+	    "PyTorch's CPU build, 6.3 GB with the CUDA build."
+	@$(PYTHON) -c "import shutil, sys; free = shutil.disk_usage('.').free / 1e9; \
+	free < 4 and sys.exit(f'Only {free:.1f} GB are free on this disk: make room, and try again.')"
 	$(PYTHON) -m venv $(VENV)
 	$(IN)python -m pip install $(if $(EXTRA_INDEX),--extra-index-url "$(EXTRA_INDEX)") -r requirements.lock
 	$(IN)python -m pip install --quiet --no-deps --no-build-isolation -e .

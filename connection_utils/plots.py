@@ -7,6 +7,7 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
@@ -17,6 +18,7 @@ from connection_utils.ground.paths import ROOT, being_checked
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 BEFORE, AFTER = BLUE, RED          # the same two colours in every figure
+HANGUL = ("Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "NanumGothic")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)))
 WIDTH, HEIGHT = 5.0, 3.0           # inches
 DPI = 200                          # of saved figures; a live panel uses half
@@ -41,8 +43,10 @@ def prepare_notebook() -> None:
 
 
 def use_style() -> None:
-    """Set the series' figure style for this process."""
+    """Set the series' figure style for this process; Hangul is drawn if a font for it exists."""
+    known = {font.name for font in font_manager.fontManager.ttflist}
     plt.rcParams.update({
+        "font.family": ["DejaVu Sans", *(name for name in HANGUL if name in known)],
         "figure.figsize": (WIDTH, HEIGHT), "figure.dpi": DPI, "figure.constrained_layout.use":
         True, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left",
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,

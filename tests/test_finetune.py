@@ -22,6 +22,17 @@ def job(tiny_folder, make_pairs, tmp_path):
             f"{tmp_path / 'pairs.csv'}", "--device", "cpu", "--output", f"{tmp_path / 'out'}"]
 
 
+@pytest.fixture
+def korean_folder(make_tiny_folder, alter):
+    """A cased BERT with each of the 11,172 Hangul syllables, and with random weights."""
+    signs = [*map(chr, range(0xAC00, 0xD7A4)), *map(chr, range(0x21, 0x7F))]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{sign}" for sign in signs)]
+    folder = make_tiny_folder(vocab_size=len(words))
+    alter.vocab(folder, words)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    return folder
+
+
 def error_of(main, *arguments):
     """What a command ends with: one message, no traceback."""
     with pytest.raises(SystemExit) as left:
@@ -134,3 +145,26 @@ def test_a_run_that_was_read_otherwise_is_another_run(job, capsys):
     for more, same in (["--scale", "0", "1"], True), ([], False):
         finetune.main([*job, "--resume", *more])
         assert ("nothing to do" in capsys.readouterr().out.splitlines()[-1]) is same
+
+
+@pytest.fixture
+def korean_job(korean_folder, tmp_path):
+    """The command of docs/korean.md, for that model."""
+    page = (ROOT / "docs" / "korean.md").read_text(encoding="utf-8")
+    command = re.search(r"finetune --model FOLDER (--data .*) \\\n(.*)\n", page)
+    return ["--model", f"{korean_folder}", *f"{command[1]} {command[2]}".split(),
+            "--device", "cpu", "--output", f"{tmp_path / 'out'}"]
+
+
+@pytest.mark.parametrize("name", ["helpdesk_ko.csv", "helpdesk_ko_cp949.csv"])
+def test_the_korean_sample_trains_a_korean_bert_as_its_page_says(
+        korean_job, tmp_path, capsys, name):
+    finetune.main([each.replace("helpdesk_ko_cp949.csv", name) for each in korean_job])
+    assert "0.0 % of the tokens are unknown" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert sum(record["pairs"].values()) == 208, record
+
+
+def test_a_korean_bert_without_the_setting_of_a_cased_model_is_refused(korean_job, korean_folder):
+    (korean_folder / "tokenizer_config.json").unlink()
+    assert "do_lower_case" in error_of(finetune.main, *korean_job)

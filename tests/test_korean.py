@@ -11,7 +11,8 @@ import pytest
 from connection_utils.ground.paths import ROOT
 
 PAGES = ("README.md", "docs/install.md", "docs/commands.md", "CONTRIBUTING.md",
-         "docs/troubleshooting.md", "benchmarks/README.md")
+         "docs/troubleshooting.md", "benchmarks/README.md", "data/README.md",
+         "data/samples/README.md")
 ENGLISH = "\n\n".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
 KOREAN_PAGES = ("README.ko.md", "docs/korean.md")      # they have some of each
 KOREAN = "\n\n".join((ROOT / name).read_text(encoding="utf-8") for name in KOREAN_PAGES)

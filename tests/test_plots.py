@@ -2,6 +2,7 @@
 
 import base64
 import threading
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from connection_utils import draw_siamese, draw_text_path, plots
 from connection_utils.bert import ConnectionBert
+from connection_utils.commands import series
 from connection_utils.config import TrainingConfig
 from connection_utils.ground.paths import ROOT
 from connection_utils.panels.training_panel import draw_run
@@ -272,10 +274,19 @@ def test_shares_add_up_to_one_for_each_kind():
     assert heights == pytest.approx([1, 1])
 
 
-def test_the_readme_shows_the_figure_of_notebook_04():
-    notebook = nbformat.read(ROOT / "notebooks/04_similarity_distributions.ipynb", 4)
+@pytest.mark.parametrize(("name", "picture"), series.PICTURES.items())
+def test_the_readme_shows_the_first_figures_of_03_and_04(name, picture):
+    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", 4)
     first = next(output.data["image/png"] for cell in notebook.cells
                  for output in cell.get("outputs", []) if "image/png" in output.get("data", {}))
-    picture = "notebooks/similarity_distributions.png"
-    assert (ROOT / picture).read_bytes() == base64.b64decode(first)
-    assert f"]({picture})" in (ROOT / "README.md").read_text()
+    assert (ROOT / "notebooks" / picture).read_bytes() == base64.b64decode(first)
+    assert f"](notebooks/{picture})" in (ROOT / "README.md").read_text()
+
+
+def test_hangul_is_drawn_with_a_font_that_the_machine_has_and_no_other_is_asked_for(monkeypatch):
+    """A family that is missing would print a line on stderr for every text."""
+    there = [SimpleNamespace(name=name) for name in ("DejaVu Sans", "NanumGothic")]
+    monkeypatch.setattr(plots.font_manager.fontManager, "ttflist", there)
+    with plt.rc_context():
+        plots.use_style()
+        assert plt.rcParams["font.family"] == ["DejaVu Sans", "NanumGothic"]

@@ -173,4 +173,28 @@ def test_jupyterlab_calls_nothing_home():
 def test_make_help_lists_every_command_that_the_readme_names():
     said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
     for command in re.findall(r"`make (\w+)", (ROOT / "README.md").read_text()):
-        assert re.search(rf"^{command}\b", said, re.MULTILINE), command
+        assert re.search(rf"^  {command}\b", said, re.MULTILINE), command
+
+
+NAMES = ("python3.11", "python3.12", "python3.13", "python3", "python")
+
+
+@pytest.mark.parametrize(("fits", "taken"), [
+    (NAMES, "python3.11"), (("python3.13", "python3"), "python3.13"), (("python",), "python"),
+    ((), None)])
+def test_make_takes_the_first_python_that_fits_and_says_which(tmp_path, fits, taken):
+    """One that does not start, as pyenv's names of other versions, or that has no venv is not."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "bin").mkdir()
+    for name in NAMES:
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\nexit {int(name not in fits)}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["make", "-n", "fetch"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PATH": path, "MAKEFLAGS": ""})
+    if taken is None:
+        assert done.returncode and "3.11, 3.12 or 3.13" in done.stderr and not done.stdout
+    else:
+        assert re.search(rf"^{taken} -m venv \.venv$", done.stdout, re.MULTILINE), done
+        assert f"({taken}): 2.6 GB" in done.stdout

@@ -33,6 +33,7 @@ from connection_utils.workshop.assets import (
 
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
+PICTURES = {CORE[2]: "siamese.png", CORE[3]: "similarity_distributions.png"}
 
 
 def fetch(_: argparse.Namespace) -> None:
@@ -155,8 +156,8 @@ def _ready(chosen: argparse.Namespace, model: str, data: str) -> str:
 def execute(chosen: argparse.Namespace) -> None:
     """Re-execute the committed notebooks as a check would, and save what they print.
 
-    With ``--only``, those whose names begin so. The README's picture is saved, too: the first
-    figure of notebook 04.
+    With ``--only``, those whose names begin so. The README's pictures are saved, too: the
+    first figures of notebooks 03 and 04.
     """
     import nbformat
 
@@ -169,11 +170,11 @@ def execute(chosen: argparse.Namespace) -> None:
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         notebooks.execute(notebook, path.stem, path, checking=True)
-        if path.stem == CORE[3]:
+        if path.stem in PICTURES:
             picture = next(output.data["image/png"] for cell in notebook.cells
                            for output in cell.get("outputs", [])
                            if "image/png" in output.get("data", {}))
-            with write_whole(notebooks.NOTEBOOKS / "similarity_distributions.png") as scratch:
+            with write_whole(notebooks.NOTEBOOKS / PICTURES[path.stem]) as scratch:
                 scratch.write_bytes(base64.b64decode(picture))
 
 
