@@ -21,8 +21,8 @@ from connection_utils.ground.paths import ROOT, shown
 from connection_utils.ground.whole_files import clear_leftovers, write_folder_whole
 
 HERE = Path(__file__).resolve().parent
-SHOWN = ("README*.md", "CONTRIBUTING.md", "docs/*", "transformers/README.md", "data/README.md",
-         "data/samples/*", "notebooks/*.ipynb", "notebooks/*.png",
+SHOWN = ("README*.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*", "transformers/README.md",
+         "data/README.md", "data/samples/*", "notebooks/*.ipynb", "notebooks/*.png",
          "notebooks/ko/*.ipynb", "notebooks/solutions/*.ipynb",
          "benchmarks/README.md", "benchmarks/*.png", "benchmarks/results/*",
          "connection_utils/README.md")

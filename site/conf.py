@@ -66,7 +66,7 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
                           *there & {"notebooks/solutions/README"}],
         "How-to": [*sorted(doc for doc in there if doc.startswith("docs/")
                             and not _is_korean(doc)),
-                   *there & {"CONTRIBUTING"}],
+                   *sorted(there & {"CONTRIBUTING", "CHANGELOG"})],
         "Reference": [doc for doc in (
             "connection_utils/README", "transformers/README", "data/README",
             "data/samples/README", "benchmarks/README") if doc in there],

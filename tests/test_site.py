@@ -55,7 +55,7 @@ def pages(site):
 
 def test_every_part_of_the_series_has_its_page(site, pages):
     sources = [*NOTEBOOKS, *(path.relative_to(ROOT) for pattern in (
-        "README*.md", "CONTRIBUTING.md", "docs/*.md", "transformers/README.md", "data/README.md",
+        "README*.md", "C*.md", "docs/*.md", "transformers/README.md", "data/README.md",
         "data/samples/README.md", "benchmarks/README.md", "connection_utils/README.md")
         for path in ROOT.glob(pattern))]
     assert not {site / source.with_suffix(".html") for source in sources} - set(pages)
