@@ -62,10 +62,11 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
         return
     there = app.env.found_docs
     parts = {
+        "Start": ["self", *there & {"docs/install"}],
         "The notebooks": [*sorted(doc for doc in there if doc.startswith("notebooks/0")),
                           *there & {"notebooks/solutions/README"}],
-        "How-to": [*sorted(doc for doc in there if doc.startswith("docs/")
-                            and not _is_korean(doc)),
+        "How-to": [*sorted(doc for doc in there - {"docs/install"}
+                           if doc.startswith("docs/") and not _is_korean(doc)),
                    *sorted(there & {"CONTRIBUTING", "CHANGELOG"})],
         "Reference": [doc for doc in (
             "connection_utils/README", "transformers/README", "data/README",

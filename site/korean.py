@@ -1,4 +1,4 @@
-"""The Korean editions, notebooks/ko/: their code and outputs are those of the English notebooks.
+"""The Korean editions, notebooks/ko/: their code and outputs are the English notebooks'.
 
     python site/korean.py
 

@@ -26,7 +26,8 @@ def job(tiny_folder, make_pairs, tmp_path):
 def korean_folder(make_tiny_folder, alter):
     """A cased BERT with each of the 11,172 Hangul syllables, and with random weights."""
     signs = [*map(chr, range(0xAC00, 0xD7A4)), *map(chr, range(0x21, 0x7F))]
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{sign}" for sign in signs)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+             *signs, *(f"##{sign}" for sign in signs)]
     folder = make_tiny_folder(vocab_size=len(words))
     alter.vocab(folder, words)
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
@@ -165,6 +166,6 @@ def test_the_korean_sample_trains_a_korean_bert_as_its_page_says(
     assert sum(record["pairs"].values()) == 208, record
 
 
-def test_a_korean_bert_without_the_setting_of_a_cased_model_is_refused(korean_job, korean_folder):
+def test_a_korean_bert_that_would_be_lower_cased_is_refused(korean_job, korean_folder):
     (korean_folder / "tokenizer_config.json").unlink()
     assert "do_lower_case" in error_of(finetune.main, *korean_job)

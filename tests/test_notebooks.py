@@ -107,7 +107,7 @@ def test_the_way_to_the_first_distribution_is_short():
     cells = [cell for path in SERIES[:4] for cell in nbformat.read(path, as_version=4).cells]
     texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
     assert len(cells) <= 120
-    assert sum(len(text.split()) for text in texts) <= 4500     # Korean included
+    assert sum(len(text.split()) for text in texts) <= 4500
     assert max(len(cell.source.splitlines()) for cell in cells
                if cell.cell_type == "code") <= 15
     assert next(place for place, cell in enumerate(cells, start=1)

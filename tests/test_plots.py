@@ -283,7 +283,7 @@ def test_the_readme_shows_the_first_figures_of_03_and_04(name, picture):
     assert f"](notebooks/{picture})" in (ROOT / "README.md").read_text()
 
 
-def test_hangul_is_drawn_with_a_font_that_the_machine_has_and_no_other_is_asked_for(monkeypatch):
+def test_hangul_is_drawn_with_a_font_that_the_machine_has(monkeypatch):
     """A family that is missing would print a line on stderr for every text."""
     there = [SimpleNamespace(name=name) for name in ("DejaVu Sans", "NanumGothic")]
     monkeypatch.setattr(plots.font_manager.fontManager, "ttflist", there)

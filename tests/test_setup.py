@@ -18,7 +18,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from connection_utils.commands import doctor, score
 from connection_utils.ground.paths import ROOT
+from connection_utils.workshop.assets import DEFAULT_MODEL
 
 NO_OTHER_PLUGIN = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # of a pytest in a test
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -183,7 +185,7 @@ NAMES = ("python3.11", "python3.12", "python3.13", "python3", "python")
     (NAMES, "python3.11"), (("python3.13", "python3"), "python3.13"), (("python",), "python"),
     ((), None)])
 def test_make_takes_the_first_python_that_fits_and_says_which(tmp_path, fits, taken):
-    """One that does not start, as pyenv's names of other versions, or that has no venv is not."""
+    """Not one that does not start, as pyenv's other names, or that has no venv."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()
@@ -198,3 +200,16 @@ def test_make_takes_the_first_python_that_fits_and_says_which(tmp_path, fits, ta
     else:
         assert re.search(rf"^{taken} -m venv \.venv$", done.stdout, re.MULTILINE), done
         assert f"({taken}): 2.6 GB" in done.stdout
+
+
+def test_the_commands_page_shows_what_the_commands_print(tmp_path, capsys):
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    score.main([f"{ROOT / 'data/samples/helpdesk.csv'}", f"{tmp_path / 'scored.csv'}",
+                "--device", "cpu", "--model", f"{ROOT / DEFAULT_MODEL}",
+                "--columns", "sentence1=question", "sentence2=known_issue"])
+    scored = capsys.readouterr().out.replace(f"{tmp_path}", "runs")
+    assert scored.count("\n") == 3 and f"\n{scored}```" in page
+    with pytest.raises(SystemExit, match="^0$"):
+        doctor.main([f"{ROOT / DEFAULT_MODEL}"])
+    facts = capsys.readouterr().out.rstrip().split("\n\n")[-1]
+    assert "verdict" in facts and f"\n{facts}\n```" in page
