@@ -87,8 +87,8 @@ def test_two_processes_as_kept():
             assert ratio["turns"] == pytest.approx(ratios)
             assert ratio["median"] == pytest.approx(median(ratios))
     ratio = found["ratios"]["two_processes_to_2_threads"]
-    assert (f"{ratio['median']:.2f} times the pairs a second of one process with both (three "
-            f"turns: {min(ratio['turns']):.2f} to {max(ratio['turns']):.2f}") in COMMANDS
+    assert (f"{ratio['median']:.2f} times as many pairs per second as one process that used both "
+            f"cores (three runs: {min(ratio['turns']):.2f} to {max(ratio['turns']):.2f}") in COMMANDS
 
 
 def test_notebook_09_says_in_words_what_was_measured():
