@@ -101,10 +101,15 @@ def test_both_readmes_lead_to_each_other_and_every_link_somewhere():
 
 def test_the_other_commands_are_those_of_the_english_one():
     """A command is copied from either page, so each line in a block is in both."""
-    for block in re.findall(r"^```\w*\n(.*?)^```", KOREAN, re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            command = line.split("#")[0].strip()
-            assert command in ENGLISH, command
+    def commands(text):
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        return {line.split("#")[0].strip() for block in blocks for line in block.splitlines()}
+
+    korean = commands(KOREAN)
+    assert len(korean) > 10 and ".venv/bin/python -m connection_utils doctor FOLDER" in korean
+    of_a_sentence = {"make run MODEL=transformers/bert/my-korean-bert DATA=data/korsts"}
+    assert all(f"`{command}`" in ENGLISH for command in of_a_sentence)
+    assert korean - of_a_sentence <= commands(ENGLISH)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

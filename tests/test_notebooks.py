@@ -172,8 +172,10 @@ def test_runs_whatever_the_kernels_working_directory(tmp_path):
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     before = [cell.get("outputs") for cell in notebook.cells]
     after = [cell.get("outputs") for cell in executed(notebook, tmp_path).cells]
-    for one, other in zip(before, after):
-        assert [o.get("text") for o in one or []] == [o.get("text") for o in other or []]
+    for one, other in zip(before, after, strict=True):
+        said, again = ([o.get("text", o.get("data", {}).get("text/plain")) for o in each or []]
+                       for each in (one, other))
+        assert said == again
 
 
 def test_04_without_its_model_says_which_notebook_makes_it(tmp_path):
