@@ -7,17 +7,19 @@ them are made: if a link leads nowhere, or anything else is wrong, the earlier o
 """
 
 import argparse
-import inspect
+import ast
 import itertools
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import connection_utils
-from connection_utils.ground.paths import ROOT, shown
+from connection_utils.ground.paths import PACKAGE, ROOT, shown
 from connection_utils.ground.whole_files import clear_leftovers, write_folder_whole
 
 HERE = Path(__file__).resolve().parent
@@ -57,20 +59,79 @@ def _without_sources(page: Path) -> str:
 
 
 def names_page() -> str:
-    """Markdown that lists each public name with its signature and its docstring, by folder."""
+    """Markdown that lists each public name with its signature and its docstring, by folder.
+
+    It is made from the source, and imports none of it: pages can be built without PyTorch.
+    """
     page = ["# The public names", "All are imported from `connection_utils` itself."]
     folders = itertools.groupby(connection_utils._HOME.items(),
                                 key=lambda known: known[1].rpartition(".")[0])
     for folder, known in folders:
         page += [f"## `{folder}/`" if folder else "## The lesson"]
-        for name, _ in known:
-            what = getattr(connection_utils, name)
-            kind = ("autoclass" if inspect.isclass(what) else
-                    "automodule" if inspect.ismodule(what) else "autofunction")
-            page += [f"### `{name}`", "A dictionary: " + ", ".join(f"`{key}`" for key in what)
-                     + "." if isinstance(what, dict) else
-                     f"```{{eval-rst}}\n.. {kind}:: connection_utils.{name}\n```"]
+        for name, file in known:
+            lines = "\n".join(_described(name, PACKAGE / f"{file.replace('.', '/')}.py"))
+            page += [f"### `{name}`", f"```{{eval-rst}}\n{lines}\n```"]
     return "\n\n".join(page) + "\n"
+
+
+def _described(name: str, file: Path) -> Iterator[str]:
+    """reStructuredText lines about one public name that is defined in `file`."""
+    source = ast.parse(file.read_text(encoding="utf-8"))
+    yield ".. py:currentmodule:: connection_utils"
+    if name == file.stem:                                # all functions of the file
+        yield from ("", ast.get_docstring(source), "")
+        for node in source.body:
+            if isinstance(node, ast.FunctionDef) and node.name not in connection_utils.__all__:
+                yield from _entry("function", node, f"{name}.{_call(node)}")
+    for node in source.body:
+        match node:
+            case ast.FunctionDef(name=known) if known == name:
+                yield from _entry("function", node, _call(node))
+            case ast.ClassDef(name=known) if known == name:
+                yield from _entry("class", node, _made_by(node))
+                for each in node.body:
+                    if isinstance(each, ast.FunctionDef):
+                        yield from _method(each)
+            case (ast.Assign(targets=[ast.Name(id=known)], value=ast.Dict(keys=keys))
+                  | ast.AnnAssign(target=ast.Name(id=known), value=ast.Dict(keys=keys))
+                  ) if known == name:
+                known = ", ".join(f"``{ast.unparse(key)}``" for key in keys)
+                yield from ("", f"A dictionary: {known}.")
+
+
+def _entry(kind: str, node: ast.FunctionDef | ast.ClassDef, signature: str, *options: str,
+           margin: str = "") -> Iterator[str]:
+    """A directive for a name with a docstring; nothing for a private one or without any."""
+    if (said := ast.get_docstring(node)) and not node.name.startswith("_"):
+        lines = [f".. py:{kind}:: {signature}", *(f"   :{each}:" for each in options), "",
+                 textwrap.indent(said, "   ")]
+        yield from ("", textwrap.indent("\n".join(lines), margin), "")
+
+
+def _method(node: ast.FunctionDef) -> Iterator[str]:
+    marks = {ast.unparse(each) for each in node.decorator_list}
+    if "property" in marks:
+        return _entry("property", node, node.name, margin="   ")
+    return _entry("method", node, _call(node, bound="staticmethod" not in marks),
+                  *marks & {"classmethod", "staticmethod"}, margin="   ")
+
+
+def _call(node: ast.FunctionDef, bound: bool = False) -> str:
+    """``name(a: int, b: str = 'c') -> float``; without self if it is `bound`."""
+    given = ast.unparse(node.args)
+    given = given.partition(", ")[2] if bound else given
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{node.name}({given}){returns}"
+
+
+def _made_by(node: ast.ClassDef) -> str:
+    """What an object is made from: the arguments of __init__, or the fields of a dataclass."""
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            each.name, each.returns = node.name, None
+            return _call(each, bound=True)
+    fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+    return f"{node.name}({', '.join(ast.unparse(each.target) for each in fields)})"
 
 
 def build(folder: Path, root: Path = ROOT) -> None:
@@ -84,7 +145,6 @@ def build(folder: Path, root: Path = ROOT) -> None:
           write_folder_whole(folder, ours) as pages):
         sources = Path(scratch) / "sources"
         collect(sources, root)
-        # In a process of its own: autodoc changes the signatures of what it shows.
         command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", HERE, "-d",
                    f"{scratch}/read", sources, pages]
         if subprocess.run(command, check=False).returncode != 0:

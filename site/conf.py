@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 project = "A siamese BERT from your own disk"
 language = "en"
 root_doc = "README"
-extensions = ["myst_nb", "sphinx.ext.autodoc"]
+extensions = ["myst_nb"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -28,10 +28,7 @@ myst_update_mathjax = False
 html_math_renderer = "mathml"          # browsers draw MathML themselves
 
 default_role = "code"                  # docstrings name things in `single` quotes
-autodoc_typehints_format = "short"
-autodoc_preserve_defaults = python_use_unqualified_type_names = True
-toc_object_entries = False
-autodoc_default_options = {"members": True, "member-order": "bysource"}
+add_module_names = toc_object_entries = False
 
 html_theme = "sphinx_book_theme"
 html_title = project

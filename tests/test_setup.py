@@ -98,6 +98,35 @@ def test_make_passes_the_readers_choices_on():
     assert 'install --extra-index-url "file:///wheels" -r requirements.lock' in said
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_make_builds_the_pages_with_what_is_there_or_with_little(tmp_path, installed):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    if installed:
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / ".venv/.installed").touch()
+    said = subprocess.run(["make", "-n", "site"], cwd=tmp_path, capture_output=True,
+                          text=True).stdout
+    assert f"{'.venv' if installed else '.venv-site'}/bin/python site/build.py" in said
+    assert ("requirements.lock sphinx myst-nb" in " ".join(said.replace("\\", "").split())
+            ) == (not installed)
+    assert "-r requirements.lock" not in said
+
+
+@pytest.mark.parametrize("target", ["site", "run"])
+def test_make_says_what_to_do_if_pip_can_get_nothing(tmp_path, target):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "requirements.lock").write_text("sphinx==9.0.4\n")
+    done = subprocess.run(["make", target, f"PYTHON={sys.executable}"], cwd=tmp_path,
+                          capture_output=True, text=True,
+                          env=os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""})
+    assert done.returncode
+    assert "docs/install.md says what to set" in done.stdout
+    assert "PIP_CERT" in (ROOT / "docs" / "install.md").read_text()
+    assert not [*tmp_path.glob(".venv*/.installed")]
+
+
 def test_ci_calls_the_readmes_test_command():
     assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "exec make test"
     assert "\nmake test " in (ROOT / "README.md").read_text()

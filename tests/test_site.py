@@ -1,6 +1,7 @@
 """The site: built from the committed outputs, complete, and readable with no network at all."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -41,8 +42,12 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     """The folder that `make site` makes, elsewhere."""
     folder = tmp_path_factory.mktemp("site") / "pages"
+    without = tmp_path_factory.mktemp("without")          # readers need not install these
+    for name in ("torch", "transformers", "numpy", "pandas", "matplotlib"):
+        (without / f"{name}.py").write_text(f"raise ImportError('the site imports {name}')\n")
     done = subprocess.run([sys.executable, ROOT / "site" / "build.py", folder],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": f"{without}{os.pathsep}{ROOT}"})
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert done.stdout == f"Open {folder}/index.html in a browser.\n"
     return folder
@@ -74,6 +79,12 @@ def test_the_module_is_shown_by_its_public_names_not_by_its_files(site, pages):
         id.removeprefix("connection_utils.") for id in names.ids if id} | {
         "LOSSES", "RECIPES", "plots"}
     assert names.text.count("Fine-tune model in place") == 1
+    for said in ("paired_cosines", "self"):
+        assert not re.search(rf"\b{said}\b[(,]", names.text), said
+    for signature in ("spearman(scores: ndarray, cosines: ndarray)", "save(folder: str | Path",
+                      "TrainingConfig(epochs, batch_size, ", "'post', 'fast', 'best'",
+                      "plots.show(figure"):
+        assert re.sub(r"\s", "", signature) in re.sub(r"\s|np\.", "", names.text), signature
     folders = [file.rpartition(".")[0] for file in connection_utils._HOME.values()]
     assert len([*groupby(folders)]) == len({*folders})          # each has one heading
     for name in ("LOSSES", "RECIPES", "plots"):
