@@ -4,16 +4,18 @@
     python benchmarks/sweep.py choices --jobs 2
     python benchmarks/sweep.py epochs --jobs 2
     python benchmarks/sweep.py recipes --jobs 2
+    python benchmarks/sweep.py elsewhere --jobs 2
 
 Each run is a process of its own, and one line in benchmarks/results/sweep_NAME.jsonl, written
 when the run has ended. A run that has its line is not run again: a sweep that was killed goes
-on where it stopped, and a grid that has grown runs only what is new. Notebooks 06 and 07 draw
-the two files.
+on where it stopped, and a grid that has grown runs only what is new. Notebooks 06 and 07 show
+the files.
 
 In why_fine_tune the test pairs are scored once a run, and nothing is chosen by them; choices
 and epochs read dev only. epochs is why notebook 03 trains for one epoch. recipes trains each
 recipe on few and on many pairs, and asks what somebody would have got whose dev pairs are few, too
 (`as_chosen_by`). It scores test once a run, where all pairs are trained on; nothing is chosen by it.
+elsewhere scores other kinds of texts, before and after training by recipe and by loss.
 """
 
 import argparse
@@ -31,6 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 from measuring import RESULTS, in_a_process, machine, parser
+from scipy.optimize import linear_sum_assignment
 from transformers import BertModel
 
 from connection_utils import (
@@ -76,6 +79,7 @@ class Run:
     dev_pairs: int = 1500                # at most; they choose the weights that are kept
     test: bool = False                   # score the test pairs, once
     elsewhere: bool = False              # score pairs of another kind: documentation
+    more_elsewhere: bool = False         # and the help desk's, and the contrasts
     few_dev: int = 0                     # also: what so few dev pairs would have chosen
     helpdesk: bool = False               # the help-desk pairs, split by the seed, not STS
     cosent_scale: float = OLD_SCALE      # what lines that tell none had
@@ -130,8 +134,20 @@ def recipes(model: str) -> list[Run]:
     return found
 
 
+def elsewhere(model: str) -> list[Run]:
+    """What the untouched model, the recipes and the losses do on texts of other kinds."""
+    post = Run(RECIPES["post"], model=model, cosent_scale=SCALE, elsewhere=True,
+               more_elsewhere=True)
+    settings = [replace(post, pairs=0), post, _changed(post, {"learning_rate": 2e-5}),
+                _changed(post, {"loss": "cosent"}),
+                _changed(post, {"loss": "cosent", "cosent_scale": OLD_SCALE}),
+                _changed(post, {"loss": "multiple_negatives_ranking"}),
+                *(replace(post, config=RECIPES[name]) for name in ("fast", "best"))]
+    return [_changed(run, {"seed": seed}) for seed in SEEDS for run in settings]
+
+
 GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,
-         "recipes": recipes}
+         "recipes": recipes, "elsewhere": elsewhere}
 
 
 def _epochs(pairs: int, start: str) -> int:
@@ -179,6 +195,28 @@ def as_chosen_by(few: int, scores: np.ndarray, cosines: list[np.ndarray],
     return {name: float(np.mean(found)) for name, found in judged.items()}
 
 
+def helpdesk_right(model: ConnectionBert) -> dict[str, int]:
+    """For how many of the help desk's 93 questions the right known issue is found.
+
+    `nearest`: the issue with the highest cosine; `matching`: each issue is given away once.
+    """
+    pairs = read_connections(ROOT / "data/samples/helpdesk.csv", scale=(0, 4), columns=HELPDESK)
+    pairs = pairs[pairs["score"] == 1].drop_duplicates("sentence1").drop_duplicates("sentence2")
+    first, second = (model.encode(pairs[side], normalize=True)
+                     for side in ("sentence1", "sentence2"))
+    cosines, own = first @ second.T, np.arange(len(pairs))
+    return {"nearest": int((cosines.argmax(axis=1) == own).sum()),
+            "matching": int((linear_sum_assignment(cosines, maximize=True)[1] == own).sum())}
+
+
+def contrasts(model: ConnectionBert) -> list[float]:
+    """For each row of behaviour.csv: by how much the paraphrase's cosine is the higher one."""
+    rows = pd.read_csv(ROOT / "data/samples/behaviour.csv")
+    paraphrase, changed = (model.similarity(rows["sentence"], rows[side])
+                           for side in ("paraphrase", "changed"))
+    return [round(float(margin), 5) for margin in paraphrase - changed]
+
+
 def measure(run: Run) -> dict[str, object]:
     """Train as `run` says; dev Spearman (× 100) at each evaluation, and seconds to there."""
     splits = (split_connections(read_connections(
@@ -219,6 +257,8 @@ def measure(run: Run) -> dict[str, object]:
               "dev_spearman": max(each["dev_spearman"] for each in curve[bool(run.pairs):])}
     if run.elsewhere:
         found["elsewhere_mrr"] = 100 * mean_reciprocal_rank(model, documentation_pairs())
+    if run.more_elsewhere:
+        found |= {"helpdesk_right": helpdesk_right(model), "contrasts": contrasts(model)}
     if run.test:
         cosines = model.similarity(test["sentence1"], test["sentence2"])
         found["test_spearman"] = 100 * spearman(test["score"], cosines)
