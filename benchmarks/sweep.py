@@ -32,7 +32,7 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 import torch
-from measuring import RESULTS, in_a_process, machine, parser
+from measuring import RESULTS, commit, in_a_process, machine, parser
 from scipy.optimize import linear_sum_assignment
 from transformers import BertModel
 
@@ -301,7 +301,7 @@ def sweep(path: Path, runs: list[Run], command: str, jobs: int = 1) -> None:
                              OMP_NUM_THREADS=f"{threads}")
         with alone:
             lines.append({"run": asdict(run), **found, "command": command,
-                          "date": f"{date.today()}",
+                          "date": f"{date.today()}", "commit": commit(),
                           "machine": machine() | {"threads": threads}})
             write()
             print(f"{len(lines)} runs kept: dev Spearman {found['dev_spearman']:.2f}",
