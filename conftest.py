@@ -18,8 +18,8 @@ if XDIST:
     os.environ.setdefault("OMP_NUM_THREADS", "1")       # two workers: a core each
 
 # Notebooks that need the model of notebook 03 follow it on the same worker.
-AFTER_03 = ("03_train_siamese_cosine", "04_similarity_distributions", "08_use_and_ship",
-            "04_solutions", "08_solutions")
+AFTER_03 = ("03_train_siamese_cosine", "04_similarity_distributions", "08_search_and_match",
+            "09_ship", "04_solutions", "08_solutions", "09_solutions")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,7 @@ the other genres, whose dev pairs also choose its weights, and then scores the d
 the genre that it never saw. It does so several times, with more and more of the weights that
 it started from mixed into its own (`start_share` in `TrainingConfig`). Test pairs play no
 part. The result goes to benchmarks/results/ as JSON, written anew after each training;
-notebook 07, section 10, shows it.
+notebook 07, section 7, shows it.
 """
 
 import argparse

@@ -60,7 +60,7 @@ def add_contents(app: Sphinx, name: str, text: list[str]) -> None:
     there = app.env.found_docs
     parts = {
         "Start": ["self", *there & {"docs/install"}],
-        "The notebooks": [*sorted(doc for doc in there if doc.startswith("notebooks/0")),
+        "The notebooks": [*sorted(doc for doc in there if re.match(r"notebooks/\d", doc)),
                           *there & {"notebooks/solutions/README"}],
         "How-to": [*sorted(doc for doc in there - {"docs/install"}
                            if doc.startswith("docs/") and not _is_korean(doc)),

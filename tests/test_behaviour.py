@@ -1,8 +1,12 @@
 """The contrasts of data/samples/behaviour.csv: frozen, and what their kinds promise."""
 
+import json
 import re
 
+import nbformat
+import numpy as np
 import pandas as pd
+import pytest
 
 from connection_utils.ground.paths import ROOT
 from connection_utils.ground.whole_files import sha256_of
@@ -40,3 +44,82 @@ def test_shared_words_point_the_wrong_way():
     assert right <= 2
     for row in rows[rows["kind"] == "word order"].itertuples():
         assert words(row.sentence) == words(row.changed), row.sentence
+
+
+# What was measured with them, and what notebook 07 says of it
+
+SETTINGS = {"untouched": {"pairs": 0}, "post": {}, "best": {"average_from": 0.75},
+            "post at 2e-5": {"learning_rate": 2e-5},
+            "scale 20": {"loss": "cosent", "cosent_scale": 20}}
+
+
+@pytest.fixture(scope="module")
+def lines():
+    kept = (ROOT / "benchmarks/results/sweep_elsewhere.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in kept.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def found(lines):
+    """For each setting the mean over its seeds of a line's value, or of what is made of it."""
+    usual = {"pairs": 5725, "average_from": 1.0, "learning_rate": 5e-5, "loss": "cosine_mse"}
+
+    def of(setting, value):
+        wanted = usual | SETTINGS[setting]
+        if wanted["average_from"] < 1:
+            del wanted["loss"]
+        chosen = [line for line in lines if all(
+            (line["run"] | line["run"]["config"])[name] == it for name, it in wanted.items())
+            and (line["run"]["config"]["frozen_layers"] == 0)]
+        assert len(chosen) == 3, setting
+        return np.mean([value(line) for line in chosen])
+
+    return of
+
+
+def said_in(notebook):
+    return " ".join(" ".join(cell.source.split()) for cell in nbformat.read(
+        ROOT / f"notebooks/{notebook}.ipynb", as_version=4).cells)
+
+
+def test_notebook_07_says_what_fine_tuning_costs_elsewhere(lines, found):
+    said = said_in("07_choose_pooling_and_loss")
+
+    def mrr(setting):
+        return f"{found(setting, lambda line: line['elsewhere_mrr']):.1f}"
+
+    def near(setting):
+        return f"{found(setting, lambda line: line['helpdesk_right']['nearest']):.0f}"
+
+    for words in (
+            f"MRR falls from {mrr('untouched')} to {mrr('post')} and the nearest issue is right "
+            f"for {near('post')} questions instead of {near('untouched')}",
+            f"with `best` it falls to {mrr('best')} and {near('best')}",
+            f"loses most ({mrr('scale 20')} and {near('scale 20')})"):
+        assert words in said, words
+    trained = [line for line in lines if line["run"]["pairs"]]
+    untouched = next(line for line in lines if not line["run"]["pairs"])
+    assert len(trained) == 21 and "all 21 trainings are below" in said
+    for line in trained:
+        assert line["elsewhere_mrr"] < untouched["elsewhere_mrr"]
+        assert line["helpdesk_right"]["nearest"] < untouched["helpdesk_right"]["nearest"]
+
+
+def test_notebook_07_says_which_contrasts_the_model_gets_right(lines, found):
+    said, kinds = said_in("07_choose_pooling_and_loss"), pd.read_csv(FILE)["kind"]
+
+    def right(setting, kind):
+        which = (kinds == kind).to_numpy()
+        return "{:.0f}".format(found(setting, lambda line: 100 * np.mean(
+            np.array(line["contrasts"])[which] > 0)))
+
+    for kind, words in (("number", "for numbers"), ("name", "for names"),
+                        ("negation", "For a *not* it rises"), ("antonym", "for antonyms")):
+        rise = f"from {right('untouched', kind)} to {right('post', kind)} %"
+        assert f"{words} {rise}" in said or f"{rise} {words}" in said, (kind, rise)
+    share = found("untouched", lambda line: np.mean(np.array(line["contrasts"]) > 0))
+    assert f"In only {100 * share:.0f} % of the rows" in said
+    for kind in ("swapped roles", "word order"):
+        which = (kinds == kind).to_numpy()
+        assert max(np.sum(np.array(line["contrasts"])[which] > 0) for line in lines) <= 1
+    assert "at most one row of 17 is right" in said

@@ -157,7 +157,7 @@ def test_the_numbers_come_from_the_file_or_are_not_measured_yet(rehearsal, tmp_p
 
 def test_readme_and_notebooks_say_what_was_measured():
     assert gpu_sentence() in " ".join((ROOT / "README.md").read_text().split())
-    for name in ("03_train_siamese_cosine", "09_scale_out"):
+    for name in ("03_train_siamese_cosine", "10_scale_out"):
         cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
         assert any(gpu_sentence() in output.get("text", "")
                    for cell in cells for output in cell.get("outputs", [])), name

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
-               "RAY_AUTH_TOKEN": secrets.token_hex(32)}     # as in notebook 09
+               "RAY_AUTH_TOKEN": secrets.token_hex(32)}     # as in notebook 10
 
 import ray  # noqa: E402
 from ray._common.usage import usage_lib  # noqa: E402

@@ -91,15 +91,18 @@ def test_two_processes_as_kept():
             f"cores (three runs: {min(ratio['turns']):.2f} to {max(ratio['turns']):.2f}") in COMMANDS
 
 
-def test_notebook_09_says_in_words_what_was_measured():
+def test_notebook_10_says_in_words_what_was_measured():
     said = " ".join(" ".join(cell.source.split()) for cell in nbformat.read(
-        ROOT / "notebooks/09_scale_out.ipynb", as_version=4).cells)
+        ROOT / "notebooks/10_scale_out.ipynb", as_version=4).cells)
     processes, longest = kept("processes_share_the_work"), kept("cost_grows_linearly")["epochs"][-1]
     training = longest["train_pairs_per_s"]
     scoring = kept("scoring_stays_flat")["distinct"]["pairs_per_s"]
     stored = kept("pairs_in_memory")
     mib = {run["freeze_embeddings"]: run["gradient_mib"] for run in processes["measured"]}
     apart = processes["ratios"]["two_trainings_to_2_threads"]["median"]
+    two = {frozen: processes["ratios"][f"two_processes_to_2_threads{frozen}"]["median"]
+           for frozen in ("", "_frozen")}
+    peak = [size["peak_mib"] * 2**20 / 1e9 for size in kept("scoring_stays_flat")["sizes"]]
     for words in (
             f"An epoch on a million pairs takes {1e6 / training / 3600:.0f} hours",
             f"scoring ten million takes {1e7 / scoring / 3600:.0f}.",
@@ -110,6 +113,9 @@ def test_notebook_09_says_in_words_what_was_measured():
             f"{stored['arrays_mb'] / 1000:.2f} GB per million pairs, so "
             f"{stored['arrays_mb'] / 100:.1f} GB for 10 million and "
             f"{stored['arrays_mb'] / 10:.0f} GB for 100 million.",
+            f"the peak rises only from {peak[0]:.2f} to {peak[1]:.2f} GB",
+            f"two processes reach only {two['']:.2f} times the speed of one process "
+            f"({two['_frozen']:.2f} with frozen embeddings)",
             f"각각 {stored['table_mb'] / 10:.0f} GB"):
         assert words in said, words
     assert round(1e8 / training / 86_400 / 7) == 3 and "keeps two cores three weeks busy" in said

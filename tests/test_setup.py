@@ -138,7 +138,7 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
     test = "import os\n" + "\n".join(
         f"def test_{i}(worker_id): open('log', 'a').write(f'{{worker_id}} {{__name__}} {i}\\n')"
         for i in range(6))
-    for name in ("test_a", "test_b", "03_train_siamese_cosine", "08_use_and_ship"):
+    for name in ("test_a", "test_b", "03_train_siamese_cosine", "08_search_and_match"):
         (tmp_path / f"{name}.py").write_text(test)
     outside = {name: value for name, value in os.environ.items()
                if not name.startswith("PYTEST_")}            # not the worker that runs this
@@ -152,11 +152,11 @@ def test_two_workers_keep_each_file_and_what_follows_notebook_03_together(tmp_pa
     workers = {name: {worker for worker, file, _ in seen if file == name}
                for name in dict.fromkeys(file for _, file, _ in seen)}
     assert len(workers) == 4 and all(len(each) == 1 for each in workers.values())
-    assert workers["03_train_siamese_cosine"] == workers["08_use_and_ship"]
+    assert workers["03_train_siamese_cosine"] == workers["08_search_and_match"]
     (one,) = workers["03_train_siamese_cosine"]
     order = [(file, number) for worker, file, number in seen if worker == one]
     assert order[:12] == [(file, str(i)) for file in (
-        "03_train_siamese_cosine", "08_use_and_ship") for i in range(6)]
+        "03_train_siamese_cosine", "08_search_and_match") for i in range(6)]
 
 
 @pytest.mark.parametrize(("deaths", "passed"), [(2, True), (3, False)])

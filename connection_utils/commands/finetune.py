@@ -24,7 +24,7 @@ Several processes, one for each GPU or each machine, can train the same model:
     torchrun --nproc-per-node 2 -m connection_utils finetune ...
 
 --batch-size is then the batch of all processes together, so the result is that of one
-process, except for dropout and rounding. Notebook 09 shows when it is worth it.
+process, except for dropout and rounding. Notebook 10 shows when it is worth it.
 """
 
 import argparse
