@@ -252,7 +252,7 @@ def test_notebook_07_says_in_words_what_was_measured():
             f"With its author's scale of 20 CoSENT is {cost(1, 'cosent, scale 20')} points behind",
             "with 5 it is level with it",
             f"layers frozen cost {cost(3, 3)} points and save a third of the time; five of six "
-            f"cost {cost(3, 5)}.",
+            f"cost {cost(3, 5)} and save more than half.",
             "lost: {}, {}, {} and {} points for 2e-5, 5e-5, 1e-4".format(*rates),
             f"({mean(4, 2e-5):.1f} against {mean(0, 'mean'):.1f})"):
         assert words in said, words
