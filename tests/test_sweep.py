@@ -215,9 +215,9 @@ def test_notebook_06_says_how_far_shared_words_go():
     table = cells["nb06-33"].outputs[0].data["text/plain"]
     words, tf_idf, untouched = (float(re.search(rf"{name}.*?  +([\d.]+)", table)[1])
                                 for name in ("Jaccard", "TF-IDF", "untouched"))
-    assert f"{words:.0f} points by shared words, {tf_idf:.0f} by TF-IDF" in said
+    assert f"{words:.1f} points by shared words, {tf_idf:.1f} by TF-IDF" in said
     assert f"adds {untouched - tf_idf:.0f} points" in said
-    assert (f"they reach {words:.0f}, TF-IDF {tf_idf:.0f}, the untouched model {untouched:.0f}"
+    assert (f"they reach {words:.1f}, TF-IDF {tf_idf:.1f}, the untouched model {untouched:.1f}"
             in " ".join(cells["nb06-25"].source.split()))
 
 
