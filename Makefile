@@ -7,7 +7,8 @@ VENV := .venv
 YOURS = $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(READ)
 IN := $(VENV)/bin/
 SETUP := $(VENV)/.installed
-PAGES := $(or $(wildcard $(SETUP)),.venv-site/.installed)    # pages alone need much less
+# The pages alone need much less; a space before a comment would be part of the name.
+PAGES := $(or $(wildcard $(SETUP)),.venv-site/.installed)
 TEST := $(IN)python -m pytest --nbval -n 2 --dist loadscope --no-loadscope-reorder
 export HF_HUB_OFFLINE := 1
 export PIP_USER := 0

@@ -134,7 +134,7 @@ def test_few_dev_pairs_choose_and_the_others_judge():
 @pytest.mark.parametrize("run", [
     Run(pairs=0, start="random", test=True),
     Run(TrainingConfig(epochs=1, evaluations_per_epoch=1), pairs=32, labels="-1..1",
-        elsewhere=True, few_dev=200),
+        elsewhere=True, more_elsewhere=True, few_dev=200),
 ], ids=lambda run: f"{run.start}-{run.pairs}")
 def test_a_run_for_real(run):
     found = measure(run)
@@ -151,6 +151,8 @@ def test_a_run_for_real(run):
         assert found["judged_last"] == pytest.approx(others[0]["dev_spearman"], abs=0.5)
         assert "test_spearman" not in found
         assert 60 < found["elsewhere_mrr"] < 80
+        assert 20 < found["helpdesk_right"]["nearest"] < found["helpdesk_right"]["matching"] < 93
+        assert len(found["contrasts"]) == 102
 
 
 # What is kept, and what is said of it
