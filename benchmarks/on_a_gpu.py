@@ -77,19 +77,14 @@ def load(job: Job, device: str | None = None) -> ConnectionBert:
 def precisions(job: Job) -> list[str]:
     """What this GPU really has; a smoke run goes through both."""
     real = job.smoke or torch.cuda.is_bf16_supported(including_emulation=False)
-    return ["fp32", "bfloat16"] if real else ["fp32"]
+    return ["fp32", "bf16"] if real else ["fp32"]
 
 
 @contextmanager
-def training_in(precision: str) -> Iterator[None]:
-    """In the block, the forward pass of a training step runs in `precision`."""
-    with patch("connection_utils.training._has_bf16", lambda device: precision == "bfloat16"):
+def computing_in(precision: str) -> Iterator[None]:
+    """In the block, training and encoding run in `precision`; on a CPU without it, too."""
+    with patch("connection_utils.speed.precision.resolved", lambda *_: precision):
         yield
-
-
-def encoding_in(job: Job, precision: str) -> torch.autocast:
-    """In the block, encoding runs in `precision`; the weights stay float32."""
-    return torch.autocast(job.device, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def turns_of(job: Job) -> int:
@@ -165,14 +160,14 @@ def trained(job: Job, config: TrainingConfig) -> dict[str, object]:
     """A whole training in each precision: seconds, memory, dev and test Spearman."""
     splits, found = pairs_of(job), {}
     for precision in precisions(job):
-        with training_in(precision):
+        with computing_in(precision):
             model = warmed_up(job, splits)
         before = score(model, splits["test"])
         train_set = ConnectionDataset(splits["train"], model.tokenizer)
         if job.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        with training_in(precision):
+        with computing_in(precision):
             history = train(model, train_set, splits["dev"], config)
         wait(job)
         found[precision] = {
@@ -210,7 +205,7 @@ def encode(job: Job) -> dict[str, object]:
         found[precision] = {}
         for batch_size in (64, 512):
             seconds = []
-            with encoding_in(job, precision):
+            with computing_in(precision):
                 for _ in range(1 + turns_of(job)):                      # the first one warms up
                     started = time.perf_counter()
                     model.encode(texts, batch_size=batch_size)
@@ -230,13 +225,13 @@ def cpu_agreement(job: Job) -> dict[str, object]:
     found: dict[str, object] = {}
     embeddings, losses, scores = [], [], []
     for device in (job.device, "cpu"):
-        with training_in("fp32"):
+        with computing_in("fp32"):
             model = warmed_up(job, splits, device)
         embeddings.append(model.encode(texts))
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        with training_in("fp32"):
+        with computing_in("fp32"):
             history = train(model, ConnectionDataset(splits["train"], model.tokenizer),
                             splits["dev"], TrainingConfig(epochs=1, train_share=0.2,
                                                           evaluations_per_epoch=1))
@@ -285,9 +280,8 @@ def packed_against_padded(job: Job) -> dict[str, object]:
                     model.encode(texts, batch_size=batch_size)
                     return len(texts) / (time.perf_counter() - started)
 
-            for name, speed, context in (("training", steps_per_second, training_in(precision)),
-                                         ("encoding", answer, encoding_in(job, precision))):
-                with context:
+            for name, speed in (("training", steps_per_second), ("encoding", answer)):
+                with computing_in(precision):
                     found[f"{name}_{precision}_{batch_size}"] = against(
                         job, speed, lambda: _padded(speed))
             so_far(found)
@@ -312,7 +306,7 @@ def largest_batch(job: Job) -> dict[str, object]:
         fits, too_many = 0, None
         size = 4 if job.smoke else 64
         while size != fits and size <= (8 if job.smoke else 65_536):
-            with training_in(precision):
+            with computing_in(precision):
                 done = _step_fits(job, size)
             fits, too_many = (size, too_many) if done else (fits, size)
             size = 2 * size if too_many is None else (fits + too_many) // 16 * 8
@@ -397,13 +391,13 @@ def sentence_transformers(job: Job) -> dict[str, object]:
             train_set = ConnectionDataset(pairs, model.tokenizer)
             tokenizing = time.perf_counter() - started
             started = time.perf_counter()           # all of train(), as all of theirs
-            with training_in(precision):
+            with computing_in(precision):
                 train(model, train_set, pairs.head(16), replace(SAME, evaluations_per_epoch=1))
             return len(pairs) / (tokenizing + time.perf_counter() - started)
 
         def theirs() -> float:
             return len(pairs) / fit_theirs(job.model, pairs, job.device, num_train_epochs=1,
-                                           bf16=precision == "bfloat16")[1]
+                                           bf16=precision == "bf16")[1]
 
         found[precision] = against(job, ours, theirs)
         so_far(found)
@@ -480,7 +474,7 @@ def summary(parts: dict[str, dict]) -> dict[str, str | float]:
                              for name in ("gpu", "train_post", "encode"))
     if any("failed" in part for part in (gpu, trained, encoded)):
         return {}
-    precision = "bfloat16" if "bfloat16" in trained else "fp32"
+    precision = "bf16" if "bf16" in trained else "fp32"
     n = {name: trained[precision][name]
          for name in ("train_seconds", "train_pairs_per_s", "test_spearman")}
     texts_per_s = max(each["texts_per_s"] for each in encoded["fp32"].values())

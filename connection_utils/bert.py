@@ -32,6 +32,7 @@ from connection_utils.model_folder.files import (
 )
 from connection_utils.speed.dropout import use_dropout
 from connection_utils.speed.packing import PACKED, last_hidden_state
+from connection_utils.speed.precision import autocast
 
 
 def mean_pooling(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -132,10 +133,10 @@ class ConnectionBert(nn.Module):
         return weights.hexdigest()[:16]
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Token ids (n, tokens) and their mask -> sentence embeddings (n, hidden)."""
+        """Token ids (n, tokens) and their mask -> sentence embeddings (n, hidden) float32."""
         # one vector for each token, (n, tokens, hidden)
         hidden = last_hidden_state(self.bert, input_ids, attention_mask)
-        return POOLINGS[self.pooling](hidden, attention_mask)
+        return POOLINGS[self.pooling](hidden.float(), attention_mask)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 return_embeddings: bool = False
@@ -145,7 +146,7 @@ class ConnectionBert(nn.Module):
         The 2 * batch rows are all first sentences and then all second sentences, as in
         `collate_connections`, so that both go through BERT in one pass.
         """
-        u, v = self.embed(input_ids, attention_mask).float().chunk(2)
+        u, v = self.embed(input_ids, attention_mask).chunk(2)
         return (u, v) if return_embeddings else F.cosine_similarity(u, v)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -153,12 +154,14 @@ class ConnectionBert(nn.Module):
         return list(tokenize(texts, self.tokenizer, self.max_length))
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False
-               ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False,
+               precision: str = "auto") -> np.ndarray:
         """Sentence embeddings (n, hidden) float32 in the order of `texts`.
 
         Texts are sorted by length internally, to reduce padding. With `normalize`, vectors
-        are scaled to length 1. The model's mode (train or eval) is left as it was.
+        are scaled to length 1. `precision` is that of matrix products: "fp32", "bf16" or
+        "auto", which is bf16 on a GPU that has it. The model's mode (train or eval) is left as
+        it was.
         """
         def embed(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             vectors = self.embed(**{k: t.to(self.device) for k, t in batch.items()})
@@ -168,16 +171,17 @@ class ConnectionBert(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return encode_by_length(tokens, self.tokenizer.pad_token_id,
-                                    self.bert.config.hidden_size, embed, batch_size)
+            with autocast(precision, self.device):
+                return encode_by_length(tokens, self.tokenizer.pad_token_id,
+                                        self.bert.config.hidden_size, embed, batch_size)
         finally:
             self.train(was_training)
 
     def similarity(self, sentences1: Sequence[str], sentences2: Sequence[str],
-                   batch_size: int = 64) -> np.ndarray:
+                   batch_size: int = 64, precision: str = "auto") -> np.ndarray:
         """cos(u, v) in -1..1 of each pair: (n,) float32. A repeated text is encoded once."""
-        return paired_cosines(sentences1, sentences2,
-                              lambda texts: self.encode(texts, batch_size, normalize=True))
+        return paired_cosines(sentences1, sentences2, lambda texts: self.encode(
+            texts, batch_size, normalize=True, precision=precision))
 
     @staticmethod
     def check_output(folder: str | Path) -> None:

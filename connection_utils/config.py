@@ -5,10 +5,11 @@ from typing import Any
 
 from connection_utils.ground.numbers import check_number
 
-# The names in losses.LOSSES and bert.POOLINGS. They are repeated here so that --help need not
-# import torch, which takes seconds.
+# The names in losses.LOSSES, bert.POOLINGS and speed.precision. They are repeated here so that
+# --help need not import torch, which takes seconds.
 LOSS_NAMES = ("cosine_mse", "cosent", "multiple_negatives_ranking")
 POOLING_NAMES = ("mean", "cls", "max")
+PRECISION_NAMES = ("auto", "fp32", "bf16")
 
 
 def _setting(default: object, meaning: str, decides: bool = True, **limits: float) -> Any:
@@ -53,6 +54,8 @@ class TrainingConfig:
                                   low=0, below=1)
     seed: int = _setting(12, "for the order of the pairs, dropout, and the split of one file",
                          low=0, high=2**32 - 1)
+    precision: str = _setting("auto", "of matrix products: fp32, bf16 (GPUs from Ampere on, "
+                              "CPUs with AMX or AVX-512-BF16), auto (bf16 on such a GPU)")
     checkpoint_every: int = _setting(0, "steps between two checkpoints; 0: none", False, low=0)
     resume: bool = _setting(False, "continue from the latest checkpoint", False)
 
@@ -61,8 +64,9 @@ class TrainingConfig:
             if setting.type in (int, float):
                 check_number(setting.name, getattr(self, setting.name), setting.type,
                              **setting.metadata["limits"])
-        if self.loss not in LOSS_NAMES:
-            raise ValueError(f"loss is {self.loss!r}; expected one of {', '.join(LOSS_NAMES)}")
+        for name, names in (("loss", LOSS_NAMES), ("precision", PRECISION_NAMES)):
+            if (value := getattr(self, name)) not in names:
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(names)}")
 
 
 def deciding(config: TrainingConfig) -> dict[str, object]:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ from connection_utils.long_runs.averaging import AveragedWeights
 from connection_utils.long_runs.checkpoint import Checkpoints, TrainingState
 from connection_utils.losses import LOSSES
 from connection_utils.speed.gradient_table import one_gradient_table
+from connection_utils.speed.precision import autocast, resolved
 
 _TRAINING = threading.Lock()       # one at a time: dropout uses the process's random state
 
@@ -205,7 +207,7 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
     `on_evaluation` are called in the main process, which also writes the checkpoints.
 
     Returns the history; the model is in evaluation mode. On a CPU the same seed gives bit-equal
-    weights. On CUDA the forward pass runs in bfloat16 where the GPU has it.
+    weights. The forward pass and the evaluations run in ``config.precision``.
 
     Raises FloatingPointError if the loss becomes NaN or infinite, ConstantPredictionError if
     all cosines of a dev evaluation are equal, MemoryError, with advice, if a batch needs more
@@ -285,7 +287,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
         for step in bar:
             history.start_clock()
             loss, pairs = training_step(network, next(batches), LOSSES[config.loss], optimizer,
-                                        state.schedule, config.max_grad_norm)
+                                        state.schedule, config.max_grad_norm,
+                                        config.precision)
             state.averaged.update(step)
             if not math.isfinite(loss):
                 raise FloatingPointError(
@@ -319,8 +322,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
 
 def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_function: Callable,
                   optimizer: torch.optim.Optimizer,
-                  schedule: torch.optim.lr_scheduler.LRScheduler, max_grad_norm: float
-                  ) -> tuple[float, int]:
+                  schedule: torch.optim.lr_scheduler.LRScheduler, max_grad_norm: float,
+                  precision: str = "auto") -> tuple[float, int]:
     """Forward, backward, clip, update; returns the batch's loss and its number of pairs.
 
     With several processes `batch` is this process's share of a batch, and the loss is that of
@@ -329,7 +332,7 @@ def training_step(model: nn.Module, batch: dict[str, torch.Tensor], loss_functio
     device, n = model.device, len(batch["score"])
     batch = {name: tensor.to(device, non_blocking=device.type == "cuda")
              for name, tensor in batch.items()}
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device)):
+    with autocast(precision, device):
         u, v = model(batch["input_ids"], batch["attention_mask"], return_embeddings=True)
     u, v, score = processes.gather_pairs(u[:n], v[:n], batch["score"])
     loss = loss_function(u, v, score)
@@ -347,15 +350,12 @@ def _identity(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataF
     rows = pd.util.hash_pandas_object(dev[["sentence1", "sentence2", "score"]], index=False)
     return {
         **{name: str(value) for name, value in deciding(config).items()},
+        "precision": resolved(config.precision, model.device),
         "pooling": model.pooling,
         "starting weights": model.fingerprint(),
         "training pairs": train_set.fingerprint(),
         "dev pairs": hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16],
     }
-
-
-def _has_bf16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _all_batches(loader: torch.utils.data.DataLoader, epochs: int, done: int = 0
@@ -379,7 +379,8 @@ def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch:
     record of step 0, and None is returned.
     """
     first, second = unpaired_texts(dev)            # texts of dev, encoded for its pairs anyway
-    cosines = processes.divided(model.similarity, [*dev["sentence1"], *first],
+    cosines = processes.divided(partial(model.similarity, precision=history.config.precision),
+                                [*dev["sentence1"], *first],
                                 [*dev["sentence2"], *second])
     dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]
     if not history.step_losses and np.ptp(dev_cosines) < SAME:

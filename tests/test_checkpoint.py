@@ -102,9 +102,10 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bits(start, tmp_path, at
 @pytest.mark.parametrize("settings", [
     {"loss": "cosent", "average_from": 0.4}, {"average_from": 0.2, "start_share": 0.3},
     {"freeze_embeddings": True}, {"frozen_layers": 1}, {"bucket": 4}, {"train_share": 0.7},
-    {"batch_size": 2}, {"seed": 3},
+    {"batch_size": 2}, {"seed": 3}, {"precision": "bf16"},
 ], ids=lambda settings: "-".join(settings))
-def test_whatever_the_settings(start, tmp_path, settings):
+def test_whatever_the_settings(start, tmp_path, settings, monkeypatch):
+    monkeypatch.setattr("connection_utils.speed.precision.has_bf16", lambda device: True)
     config = dataclasses.replace(CONFIG, **settings)
     whole = start(config, folder=tmp_path / "whole")
     with pytest.raises(PowerCut):
@@ -200,12 +201,20 @@ def test_where_all_are_damaged_the_training_begins_anew(start, tmp_path):
 
 @pytest.mark.parametrize(("settings", "said"), [
     ({"learning_rate": 1e-4}, "learning_rate is 5e-05 there, 0.0001 here"), ({"seed": 1}, "seed"),
-    ({"train_share": 0.5}, "training pairs")])
-def test_a_checkpoint_of_another_run_is_never_taken(start, settings, said):
+    ({"train_share": 0.5}, "training pairs"), ({"precision": "bf16"}, "precision is fp32 there")])
+def test_a_checkpoint_of_another_run_is_never_taken(start, settings, said, monkeypatch):
+    monkeypatch.setattr("connection_utils.speed.precision.has_bf16", lambda device: True)
     with pytest.raises(PowerCut):
         start(at={4: cut})
     with pytest.raises(ValueError, match=f"of another training.*{said}"):
         start(dataclasses.replace(resumed(), **settings))
+
+
+def test_auto_and_what_it_chooses_are_the_same_run(start, tmp_path):
+    whole = start(folder=tmp_path / "whole")
+    with pytest.raises(PowerCut):
+        start(at={8: cut})
+    assert_the_same(whole, start(dataclasses.replace(resumed(), precision="fp32")))
 
 
 def test_work_in_the_folder_is_not_overwritten(start):

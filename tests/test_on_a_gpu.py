@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from connection_utils import RECIPES, gpu_numbers, gpu_sentence
 from connection_utils.ground.paths import ROOT
-from connection_utils.training import _has_bf16
+from connection_utils.speed.precision import resolved
 from connection_utils.workshop.assets import DEFAULT_DATA
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -59,7 +59,7 @@ def test_every_part_finds_something(rehearsal):
     assert parts.keys() == on_a_gpu.PARTS.keys() and record["smoke"] and "commit" in record
     assert parts["cuda_tests"]["passed"] >= 6
     for recipe in ("train_post", "train_best"):
-        for precision in ("fp32", "bfloat16"):
+        for precision in ("fp32", "bf16"):
             found = parts[recipe][precision]
             assert found["train_seconds"] < found["seconds_with_evaluations"]
             epochs = RECIPES[recipe.removeprefix("train_")].epochs
@@ -132,9 +132,9 @@ def test_every_kind_of_too_little_memory_is_known(monkeypatch, tiny_folder, erro
 def test_bfloat16_is_taken_only_where_the_gpu_really_has_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported",
                         lambda including_emulation=True: including_emulation)
-    assert not _has_bf16(torch.device("cuda"))
+    assert resolved("auto", torch.device("cuda")) == "fp32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert _has_bf16(torch.device("cuda")) and not _has_bf16(torch.device("cpu"))
+    assert resolved("auto", torch.device("cuda")) == "bf16"
 
 
 @pytest.mark.slow
@@ -142,13 +142,13 @@ def test_the_numbers_come_from_the_file_or_are_not_measured_yet(rehearsal, tmp_p
     assert gpu_numbers(tmp_path / "none.json") == {}
     assert "not measured yet" in gpu_sentence(tmp_path / "none.json")
     numbers, parts = gpu_numbers(rehearsal), json.loads(rehearsal.read_text())["parts"]
-    trained = parts["train_post"]["bfloat16"]
+    trained = parts["train_post"]["bf16"]
     assert numbers["train_seconds"] == trained["train_seconds"]
     assert numbers["texts_per_s"] == max(
         each["texts_per_s"] for each in parts["encode"]["fp32"].values())
     said = gpu_sentence(rehearsal)
     assert parts["gpu"]["name"] in said and f"{trained['test_spearman']:.2f}" in said
-    del parts["train_post"]["bfloat16"]
+    del parts["train_post"]["bf16"]
     assert on_a_gpu.summary(parts)["precision"] == "fp32"
     assert on_a_gpu.summary(parts | {"encode": {"failed": "not ended after 75 s"}}) == {}
     del parts["gpu"]

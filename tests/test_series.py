@@ -19,6 +19,7 @@ from connection_utils.commands.finetune import FEWEST_PAIRS
 from connection_utils.config import (
     LOSS_NAMES,
     POOLING_NAMES,
+    PRECISION_NAMES,
     RECIPES,
     TrainingConfig,
     deciding,
@@ -26,6 +27,7 @@ from connection_utils.config import (
 from connection_utils.ground.paths import ROOT
 from connection_utils.losses import LOSSES
 from connection_utils.pair_files.reading import read_connections, read_splits
+from connection_utils.speed.precision import PRECISIONS
 from connection_utils.workshop import notebooks
 from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
@@ -252,6 +254,7 @@ def test_what_is_wrong_is_told_before_torch_is_imported(watched):
     said = [line for line in done.stdout.splitlines() if line.startswith("connection_utils.")]
     assert len(said) == 10 and all(line.endswith(" False") for line in said), done
     assert tuple(LOSSES) == LOSS_NAMES and tuple(POOLINGS) == POOLING_NAMES
+    assert PRECISIONS == PRECISION_NAMES
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_training(watched, tmp_path):

@@ -20,9 +20,9 @@ from connection_utils.evaluation import spearman
 from connection_utils.ground.paths import ROOT, runs_folder
 from connection_utils.losses import cosine_mse
 from connection_utils.pair_files.reading import read_splits
+from connection_utils.speed.precision import resolved
 from connection_utils.training import (
     History,
-    _has_bf16,
     build_optimizer,
     build_schedule,
     freeze,
@@ -229,8 +229,8 @@ def test_bfloat16_is_used_only_where_the_gpu_itself_has_it(monkeypatch, native):
     """A T4 emulates it, and answers True unless it is asked without emulation."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported",
                         lambda including_emulation=True: including_emulation or native)
-    assert _has_bf16(torch.device("cuda")) is native
-    assert not _has_bf16(torch.device("cpu"))
+    assert resolved("auto", torch.device("cuda")) == ("bf16" if native else "fp32")
+    assert resolved("auto", torch.device("cpu")) == "fp32"
 
 
 # stop and on_step
@@ -517,7 +517,8 @@ def test_every_setting_leads_to_a_folder_of_its_own():
     decide = []
     for field in dataclasses.fields(TrainingConfig):
         value = getattr(CONFIG, field.name)
-        changed = ("cosent" if field.name == "loss" else not value if field.type is bool
+        changed = ({"loss": "cosent", "precision": "bf16"}[field.name] if field.type is str
+                   else not value if field.type is bool
                    else value / 2 or 0.5 if field.type is float else value + 1)
         config = dataclasses.replace(CONFIG, **{field.name: changed})
         if field.name in ("checkpoint_every", "resume"):     # how it survives, not what it is

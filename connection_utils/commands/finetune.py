@@ -127,6 +127,7 @@ def _finetune(options: argparse.Namespace, recipe: str, config: TrainingConfig,
     from connection_utils.model_folder.files import read_siamese_settings
     from connection_utils.pair_files.faults import as_options
     from connection_utils.pair_files.reading import read_splits
+    from connection_utils.speed.precision import bf16_gain, has_bf16, resolved
     from connection_utils.training import train
     from connection_utils.use.runs import read_run, run_folder, run_settings, save_run
 
@@ -164,6 +165,9 @@ def _finetune(options: argparse.Namespace, recipe: str, config: TrainingConfig,
         say(f"doubt   the folder itself states {own['pooling']} pooling and max_length "
             f"{own['max_length']}")
     say(f"recipe  {recipe}")
+    if resolved(config.precision, model.device) == "fp32" and has_bf16(model.device):
+        say(f"speed   --precision bf16 would multiply matrices {bf16_gain():.1f} times as fast "
+            "on this CPU; a whole training step gains less")
     say("pairs   " + ", ".join(f"{name} {count:,}" for name, count in pairs.items()))
     if (few := round(config.train_share * pairs["train"])) < FEWEST_PAIRS:
         say(f"doubt   recipe {recipe} was measured on {FEWEST_PAIRS} training pairs and more; "

@@ -16,6 +16,7 @@ import argparse
 import sys
 
 from connection_utils.commands import add_file_options, ending, new_parser, reading_options
+from connection_utils.config import PRECISION_NAMES
 from connection_utils.ground.paths import as_path, missing_model, shown
 from connection_utils.ground.whole_files import only_writer
 from connection_utils.workshop.assets import DEFAULT_MODEL
@@ -37,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch-size", type=int, default=32, metavar="TEXTS",
                          help="texts that go through the model at once (default: %(default)s)")
     options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
+    options.add_argument("--precision", choices=PRECISION_NAMES, default="auto",
+                         help="of matrix products; bf16 is for GPUs from Ampere on and CPUs "
+                              "with AMX or AVX-512-BF16 (default: %(default)s: bf16 on such a "
+                              "GPU, otherwise fp32)")
     return options
 
 
@@ -55,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
                  interrupted=f"interrupted. {kept}: the same command continues."),
           only_writer(out)):
         scorer = ConnectionScorer(options.model, into=options.into,
-                                  batch_size=options.batch_size, device=options.device)
+                                  batch_size=options.batch_size, device=options.device,
+                                  precision=options.precision)
         print(f"model   {shown(options.model)} on {scorer.model.device}", flush=True)
         try:
             count = score_file(

@@ -10,6 +10,9 @@ from connection_utils.speed.dropout import dropout as drop
 
 PACKED = "packed"              # the name under which transformers knows `_attention`
 TOGETHER = 8                   # texts of like length whose attention shares a rectangle
+# In bfloat16 a CPU compiles a kernel for each new shape, and keeps it. Rows and widths are then
+# rounded up to multiples of these, so that there are few shapes.
+EVEN_ROW, EVEN_WIDTH = 128, 16
 
 
 def last_hidden_state(bert: BertModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
@@ -29,11 +32,14 @@ def last_hidden_state(bert: BertModel, input_ids: torch.Tensor, attention_mask: 
     places = cells[by_length][mask]                                     # (all tokens,)
     # on a GPU one wide rectangle costs less than many small launches
     together = TOGETHER if mask.device.type == "cpu" else n
-    hidden = bert(input_ids=input_ids.flatten()[None, places],
-                  position_ids=(places % tokens)[None],
-                  rectangles=[_narrowed(rows) for rows in mask.split(together)]
+    rounded = mask.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    row, width = (EVEN_ROW, EVEN_WIDTH) if rounded else (1, 1)
+    spare = (0, -len(places) % row)
+    hidden = bert(input_ids=F.pad(input_ids.flatten()[places], spare)[None],
+                  position_ids=F.pad(places % tokens, spare)[None],
+                  rectangles=[_narrowed(rows, width) for rows in mask.split(together)]
                   ).last_hidden_state
-    return _padded(hidden[0], places, n, tokens)
+    return _padded(hidden[0, :len(places)], places, n, tokens)
 
 
 def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None,
@@ -45,10 +51,12 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
     counts = [len(places) for _, places in rectangles]
     mixed = []
     together = torch.cat((query, key, value)).permute(2, 0, 1, 3)   # (tokens, 3, heads, size)
-    for (mask, places), packed in zip(rectangles, together.split(counts), strict=True):
+    spare = len(together) - sum(counts)              # nobody's tokens, at the end of the row
+    for (mask, places), packed in zip(rectangles, together.split([*counts, spare])):
         q, k, v = _padded(packed, places, *mask.shape).permute(2, 0, 3, 1, 4)
         part = _attended(q, k, v, mask[:, None, None], dropout, scaling)
         mixed.append(part.transpose(1, 2).flatten(0, 1)[places])
+    mixed.append(mixed[-1].new_zeros(spare, *mixed[-1].shape[1:]))
     return torch.cat(mixed)[None], None                       # (1, all tokens, heads, size)
 
 
@@ -60,10 +68,13 @@ def _attended(q, k, v, mask, p, scaling):
     return drop(weights.softmax(dim=-1), p) @ v
 
 
-def _narrowed(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mask without the columns behind its longest text, and where it is not 0."""
+def _narrowed(mask: torch.Tensor, even: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mask without the columns behind its longest text, and where it is not 0.
+
+    Its width is a multiple of `even`.
+    """
     width = int(mask.any(dim=0).nonzero().max()) + 1
-    mask = mask[:, :width]
+    mask = F.pad(mask[:, :width], (0, -width % even))
     return mask, mask.flatten().nonzero().squeeze(1)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from connection_utils.bert import ConnectionBert
 from connection_utils.ground.numbers import check_number
 from connection_utils.long_runs.advice import Unread
+from connection_utils.speed.precision import resolved
 
 
 class ConnectionScorer:
@@ -15,14 +16,15 @@ class ConnectionScorer:
 
     It stores the model's folder and not the model, which is loaded when the first batch comes,
     in the process that gets it; `folder` must be there, too. `into` is the name of the new
-    column, `batch_size` the number of texts that go through the model at once.
+    column, `batch_size` the number of texts that go through the model at once, `precision` that
+    of matrix products, as in `ConnectionBert.encode`.
     """
 
     def __init__(self, folder: str | Path, into: str = "cosine", batch_size: int = 32,
-                 device: str | None = None) -> None:
+                 device: str | None = None, precision: str = "auto") -> None:
         check_number("batch_size", batch_size, int, 1)
         self.folder, self.into = str(folder), into
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.precision = batch_size, device, precision
         self._model: ConnectionBert | None = None
 
     @property
@@ -35,7 +37,7 @@ class ConnectionScorer:
     def identity(self) -> list[object]:
         """What decides the cosines."""
         return [self.model.fingerprint(), self.model.pooling, self.model.max_length,
-                self.batch_size]
+                self.batch_size, resolved(self.precision, self.model.device)]
 
     def unread(self, texts: Sequence[str]) -> Unread:
         """How much of `texts` the model cannot read."""
@@ -48,7 +50,7 @@ class ConnectionScorer:
         The texts are in ``sentence1`` and ``sentence2``; KeyError if one of them is missing.
         """
         cosines = self.model.similarity(list(batch["sentence1"]), list(batch["sentence2"]),
-                                        self.batch_size)
+                                        self.batch_size, self.precision)
         return {**batch, self.into: np.asarray(cosines, np.float32)}
 
     def __getstate__(self) -> dict[str, object]:
