@@ -5,6 +5,7 @@
     python benchmarks/sweep.py epochs --jobs 2
     python benchmarks/sweep.py recipes --jobs 2
     python benchmarks/sweep.py elsewhere --jobs 2
+    python benchmarks/sweep.py precisions --jobs 2
 
 Each run is a process of its own, and one line in benchmarks/results/sweep_NAME.jsonl, written
 when the run has ended. A run that has its line is not run again: a sweep that was killed goes
@@ -16,6 +17,7 @@ and epochs read dev only. epochs is why notebook 03 trains for one epoch. recipe
 recipe on few and on many pairs, and asks what somebody would have got whose dev pairs are few, too
 (`as_chosen_by`). It scores test once a run, where all pairs are trained on; nothing is chosen by it.
 elsewhere scores other kinds of texts, before and after training by recipe and by loss.
+precisions is what bfloat16 costs in dev Spearman; the CPU must have it.
 """
 
 import argparse
@@ -146,8 +148,14 @@ def elsewhere(model: str) -> list[Run]:
     return [_changed(run, {"seed": seed}) for seed in SEEDS for run in settings]
 
 
+def precisions(model: str) -> list[Run]:
+    """The recipe `post` in fp32 and in bfloat16, five seeds."""
+    return [Run(replace(RECIPES["post"], seed=seed, precision=precision), model=model)
+            for seed in (*SEEDS, 4, 5) for precision in ("fp32", "bf16")]
+
+
 GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,
-         "recipes": recipes, "elsewhere": elsewhere}
+         "recipes": recipes, "elsewhere": elsewhere, "precisions": precisions}
 
 
 def _epochs(pairs: int, start: str) -> int:
