@@ -55,7 +55,7 @@ test-all: fetch ## the slow tests too, and the notebooks again as other CPUs wou
 	ATEN_CPU_CAPABILITY=default $(TEST) notebooks
 
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
-	@$(IN)python -m connection_utils series execute $(if $(NB),--only $(NB))
+	@$(IN)python site/execute.py $(NB)
 	@$(IN)python site/korean.py
 
 $(SETUP): requirements.lock pyproject.toml

@@ -251,16 +251,12 @@ def measure(run: Run) -> dict[str, object]:
                                        random_state=run.config.seed)
         if run.labels == "-1..1":
             pairs = pairs.assign(score=2 * pairs["score"] - 1)
-        histories, cosines = [], []
         history = train(model, ConnectionDataset(pairs, model.tokenizer), dev, run.config,
-                        keep_start=False,              # what a harmful setting does shall show
-                        on_step=lambda history: histories or histories.append(history),
-                        on_evaluation=lambda record: record["step"] and cosines.append(
-                            histories[0].dev_cosines))
+                        keep_start=False)              # what a harmful setting does shall show
         curve = [{"epoch": each["epoch"], "seconds": each["seconds"],
                   "dev_spearman": 100 * each["dev_spearman"]} for each in history.evaluations]
         found = as_chosen_by(run.few_dev, dev["score"].to_numpy(),
-                             [history.start_cosines, *cosines]) if run.few_dev else {}
+                             history.cosines) if run.few_dev else {}
     found |= {"curve": curve,
               "dev_spearman": max(each["dev_spearman"] for each in curve[bool(run.pairs):])}
     if run.elsewhere:

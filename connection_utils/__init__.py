@@ -13,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")   # or forks of it warn
 
 _FILES = {
     # the lesson, in the order of notebooks 01 to 04
-    "encoding": "pad_batch",
+    "encoding": "pad_batch TextEncoder",
     "bert": "ConnectionBert",
     "dataset": "ConnectionDataset LengthBucketedBatches collate_connections connection_loader",
     "losses": "cosine_mse cosent multiple_negatives_ranking LOSSES",
@@ -39,7 +39,7 @@ _FILES = {
     "use.file_scoring": "score_file",
     "use.onnx_bert": "OnnxBert",
     "panels.diagrams": "draw_text_path draw_siamese",
-    "panels.training_panel": "TrainingPanel",
+    "panels.training_panel": "TrainingPanel draw_run",
     "panels.threshold_panel": "ThresholdPanel",
 }
 _HOME = {name: file for file, names in _FILES.items() for name in names.split()}

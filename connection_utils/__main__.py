@@ -4,7 +4,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from connection_utils.commands import end_at_ctrl_c, ending
+from connection_utils.commands import ending, new_parser
 
 COMMANDS = {
     "finetune": "train a model on pairs of texts, as notebook 03 does",
@@ -18,12 +18,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Start the command that the first argument names, with the others."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = argparse.ArgumentParser(
-        prog="python -m connection_utils", allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s COMMAND ...", epilog="COMMAND --help lists a command's options.",
-        description="\n".join(["commands:", *(f"  {name:<10}{what}"
-                                             for name, what in COMMANDS.items())]))
+    lines = [f"  {name:<10}{what}" for name, what in COMMANDS.items()]
+    options = new_parser("COMMAND ...", "\n".join(["commands:", *lines]), usage="%(prog)s",
+                         epilog="COMMAND --help lists a command's options.")
     options.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
     command = options.parse_args(arguments[:1]).command
     with ending():
@@ -31,5 +28,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    end_at_ctrl_c()
     main()

@@ -17,19 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BertModel, PreTrainedTokenizerFast
 
-from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
+from connection_utils.encoding import TextEncoder
 from connection_utils.ground.numbers import check_number
-from connection_utils.ground.whole_files import (
-    check_replaceable,
-    put_back,
-    write_folder_whole,
-)
-from connection_utils.model_folder.check import check_model_dir, load_weights
-from connection_utils.model_folder.files import (
-    load_tokenizer,
-    replaceable_names,
-    write_siamese_settings,
-)
+from connection_utils.ground.whole_files import check_replaceable, put_back, write_folder_whole
+from connection_utils.model_folder.check import check_model_dir
+from connection_utils.model_folder.files import replaceable_names, write_siamese_settings
 from connection_utils.speed.dropout import use_dropout
 from connection_utils.speed.packing import PACKED, last_hidden_state
 from connection_utils.speed.precision import autocast
@@ -77,7 +69,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-class ConnectionBert(nn.Module):
+class ConnectionBert(TextEncoder, nn.Module):
     """A siamese BERT with a pooling layer; cosines in -1..1. Load one with `from_local`.
 
     BERT's own pooler, an extra layer on the vector of [CLS], is left out: the token vectors are
@@ -96,6 +88,7 @@ class ConnectionBert(nn.Module):
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_length = max_length
+        self.hidden_size = bert.config.hidden_size
 
     @classmethod
     def from_local(cls, folder: str | Path, pooling: str | None = None,
@@ -110,11 +103,11 @@ class ConnectionBert(nn.Module):
         with what to do, if the folder cannot be used.
         """
         report = check_model_dir(folder)
-        weights = load_weights(report)
-        longest = report.config.max_position_embeddings
-        bert = BertModel.from_pretrained(None, config=report.config, state_dict=weights,
-                                         add_pooling_layer=False)   # weights checked above
-        model = cls(bert, load_tokenizer(report.folder),
+        report.raise_if_broken()
+        checked, longest = report.bert, report.bert.config.max_position_embeddings
+        bert = BertModel.from_pretrained(None, config=checked.config, add_pooling_layer=False,
+                                         state_dict=checked.state_dict())
+        model = cls(bert, report.tokenizer,
                     pooling=pooling or report.settings.get("pooling", "mean"),
                     max_length=report.settings.get("max_length", min(128, longest))
                     if max_length is None else max_length)
@@ -149,10 +142,6 @@ class ConnectionBert(nn.Module):
         u, v = self.embed(input_ids, attention_mask).chunk(2)
         return (u, v) if return_embeddings else F.cosine_similarity(u, v)
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with [CLS] and [SEP], each text cut to `max_length` tokens."""
-        return list(tokenize(texts, self.tokenizer, self.max_length))
-
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False,
                precision: str = "auto") -> np.ndarray:
@@ -163,25 +152,13 @@ class ConnectionBert(nn.Module):
         "auto", which is bf16 on a GPU that has it. The model's mode (train or eval) is left as
         it was.
         """
-        def embed(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-            vectors = self.embed(**{k: t.to(self.device) for k, t in batch.items()})
-            return F.normalize(vectors) if normalize else vectors
-
-        tokens = self.tokenize(texts)
         was_training = self.training
         self.eval()
         try:
             with autocast(precision, self.device):
-                return encode_by_length(tokens, self.tokenizer.pad_token_id,
-                                        self.bert.config.hidden_size, embed, batch_size)
+                return super().encode(texts, batch_size, normalize)
         finally:
             self.train(was_training)
-
-    def similarity(self, sentences1: Sequence[str], sentences2: Sequence[str],
-                   batch_size: int = 64, precision: str = "auto") -> np.ndarray:
-        """cos(u, v) in -1..1 of each pair: (n,) float32. A repeated text is encoded once."""
-        return paired_cosines(sentences1, sentences2, lambda texts: self.encode(
-            texts, batch_size, normalize=True, precision=precision))
 
     @staticmethod
     def check_output(folder: str | Path) -> None:
@@ -209,7 +186,6 @@ class ConnectionBert(nn.Module):
             self.tokenizer.model_max_length = self.max_length
             self.tokenizer.save_pretrained(scratch)
             self.tokenizer.backend_tokenizer.model.save(str(scratch))      # vocab.txt
-            write_siamese_settings(scratch, self.pooling, self.max_length,
-                                   self.bert.config.hidden_size)
+            write_siamese_settings(scratch, self.pooling, self.max_length, self.hidden_size)
             for name, text in beside.items():
                 (scratch / name).write_text(text, encoding="utf-8")

@@ -5,11 +5,12 @@ token id. BERT's start and end tokens, [CLS] and [SEP], are added to every text.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
@@ -75,39 +76,49 @@ def pad_batch(sequences: Sequence[Sequence[int]], pad_token_id: int
     }
 
 
-def encode_by_length(tokens: Sequence[Sequence[int]], pad_token_id: int, hidden_size: int,
-                     embed: Callable[[dict[str, torch.Tensor]], torch.Tensor],
-                     batch_size: int) -> np.ndarray:
-    """Embeddings (n, hidden_size) float32, in the order of `tokens`.
+class TextEncoder:
+    """`encode` and `similarity` of `ConnectionBert` and `OnnxBert`.
 
-    `embed` turns a padded batch into vectors. Texts of similar length are batched together,
-    so that there is little padding.
+    Each of them has `tokenizer`, `max_length`, `device`, `hidden_size`, and `embed`, which
+    turns padded token ids and their mask into vectors.
     """
-    check_number("batch_size", batch_size, int, 1)
-    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
-    embeddings = np.empty((len(tokens), hidden_size), np.float32)
-    for start in progress(range(0, len(order), batch_size), desc="encoding", unit="batch",
-                          delay=1, leave=False):
-        rows = order[start:start + batch_size]
-        embeddings[rows] = embed(pad_batch([tokens[i] for i in rows], pad_token_id)
-                                 ).float().cpu().numpy()
-    return embeddings
 
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with [CLS] and [SEP], each text cut to `max_length` tokens."""
+        return list(tokenize(texts, self.tokenizer, self.max_length))
 
-def paired_cosines(sentences1: Sequence[str], sentences2: Sequence[str],
-                   encode: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-    """cos(u, v) of each pair, (n,) float32; a repeated text is encoded once.
+    def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False
+               ) -> np.ndarray:
+        """Sentence embeddings (n, hidden) float32 in the order of `texts`.
 
-    `encode` returns embeddings of length 1, for which the cosine is the dot product.
-    """
-    if isinstance(sentences1, str) or isinstance(sentences2, str):     # or letter by letter
-        raise TypeError("a single str was given; expected two lists of texts")
-    sentences1, sentences2 = list(sentences1), list(sentences2)
-    if len(sentences1) != len(sentences2):
-        raise ValueError(f"{len(sentences1)} first sentences and {len(sentences2)} "
-                         "second sentences; expected as many of each")
-    row = {text: i for i, text in enumerate(dict.fromkeys(sentences1 + sentences2))}
-    vectors = encode(list(row))
-    u = vectors[[row[text] for text in sentences1]]
-    v = vectors[[row[text] for text in sentences2]]
-    return (u * v).sum(axis=1)
+        Texts of similar length are batched together, so that there is little padding. With
+        `normalize`, vectors are scaled to length 1.
+        """
+        check_number("batch_size", batch_size, int, 1)
+        tokens = self.tokenize(texts)
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
+        embeddings = np.empty((len(tokens), self.hidden_size), np.float32)
+        for start in progress(range(0, len(order), batch_size), desc="encoding", unit="batch",
+                              delay=1, leave=False):
+            rows = order[start:start + batch_size]
+            batch = pad_batch([tokens[i] for i in rows], self.tokenizer.pad_token_id)
+            vectors = self.embed(**{name: t.to(self.device) for name, t in batch.items()})
+            embeddings[rows] = (F.normalize(vectors) if normalize else vectors).cpu().numpy()
+        return embeddings
+
+    def similarity(self, sentences1: Sequence[str], sentences2: Sequence[str],
+                   batch_size: int = 64, **options: str) -> np.ndarray:
+        """cos(u, v) in -1..1 of each pair: (n,) float32. A repeated text is encoded once.
+
+        `options` are further arguments of `encode`.
+        """
+        if isinstance(sentences1, str) or isinstance(sentences2, str):     # or letter by letter
+            raise TypeError("a single str was given; expected two lists of texts")
+        if len(sentences1) != len(sentences2):
+            raise ValueError(f"{len(sentences1)} first sentences and {len(sentences2)} "
+                             "second sentences; expected as many of each")
+        row = {text: i for i, text in enumerate(dict.fromkeys([*sentences1, *sentences2]))}
+        vectors = self.encode(list(row), batch_size, normalize=True, **options)
+        u = vectors[[row[text] for text in sentences1]]
+        v = vectors[[row[text] for text in sentences2]]
+        return (u * v).sum(axis=1)                 # of vectors of length 1: their cosine

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +21,6 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
 BEFORE, AFTER = BLUE, RED          # the same two colours in every figure
 HANGUL = ("Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "NanumGothic")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)))
-WIDTH, HEIGHT = 5.0, 3.0           # inches
 DPI = 200                          # of saved figures; a live panel uses half
 BANDS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)      # of the human score; STS: 0-1, 1-2, …, 4-5
 
@@ -45,15 +45,8 @@ def prepare_notebook() -> None:
 def use_style() -> None:
     """Set the series' figure style for this process; Hangul is drawn if a font for it exists."""
     known = {font.name for font in font_manager.fontManager.ttflist}
-    plt.rcParams.update({
-        "font.family": ["DejaVu Sans", *(name for name in HANGUL if name in known)],
-        "figure.figsize": (WIDTH, HEIGHT), "figure.dpi": DPI, "figure.constrained_layout.use":
-        True, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left",
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False,
-        "lines.linewidth": 1.6, "lines.markersize": 4,
-        "axes.prop_cycle": plt.cycler(color=[BLUE, RED, GREEN, ORANGE, PURPLE, SKY]),
-    })
+    plt.style.use(Path(__file__).with_suffix(".mplstyle"))
+    plt.rcParams["font.family"] = ["DejaVu Sans", *(name for name in HANGUL if name in known)]
 
 
 def png_of(figure: Figure, dpi: int | None = None) -> bytes:
@@ -108,25 +101,6 @@ def draw_distributions(ax: Axes, scores: pd.Series, cosines: np.ndarray,
                 ax.plot(here.mean(), density(here.mean()), "o", color=color)
                 ax.plot(scores[bands == name].mean(), 0, "^", color=color, clip_on=False)
     ax.set(xlabel="cosine of the two texts", ylabel="density", xlim=(-0.3, 1.0), ylim=(0, None))
-
-
-def draw_history(axes: tuple[Axes, Axes], history: pd.DataFrame) -> None:
-    """Two panels over the epochs: training loss, and dev Spearman × 100.
-
-    `history` is `History.to_frame()`. A dashed line marks the dev Spearman of the starting
-    model (step 0).
-    """
-    left, right = axes
-    highest = history["loss"].max()                    # NaN if there is only step 0 so far
-    left.plot(history["epoch"], history["loss"], marker="o", color=BLUE)
-    left.set(xlabel="epoch", ylabel="mean training loss", xlim=(0, None),
-             ylim=(0, 1.1 * highest if highest > 0 else None))
-    right.plot(history["epoch"], 100 * history["dev_spearman"], marker="o", color=RED)
-    for start in history.loc[history["step"] == 0, "dev_spearman"]:
-        right.axhline(100 * start, color="0.5", ls="--", lw=1)
-        right.annotate(f"before training: {100 * start:.2f}", (0, 100 * start), xytext=(2, 3),
-                       textcoords="offset points", color="0.35", fontsize=8)
-    right.set(xlabel="epoch", ylabel="dev Spearman × 100", xlim=(0, None))
 
 
 def draw_threshold(ax: Axes, connected: np.ndarray, cosines: np.ndarray, threshold: float

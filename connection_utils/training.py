@@ -33,13 +33,7 @@ from transformers import get_linear_schedule_with_warmup
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset, connection_loader
-from connection_utils.evaluation import (
-    SAME,
-    CollapseCheck,
-    gain_interval,
-    spearman,
-    unpaired_texts,
-)
+from connection_utils.evaluation import CollapseCheck, gain_interval, spearman, unpaired_texts
 from connection_utils.ground.progress_bar import progress
 from connection_utils.long_runs import advice, processes
 from connection_utils.long_runs.averaging import AveragedWeights
@@ -57,10 +51,9 @@ class History:
 
     The first record is of step 0, the starting model: its `loss` and `pairs_per_s` are None.
     `steps` is the planned number of steps; fewer losses mean that the run was stopped.
-    `seconds` is the time of the steps, without evaluations. Of the dev pairs' cosines,
-    (pairs,) each, `dev_cosines` are of the latest evaluation, `start_cosines` of step 0, and
-    `trained_cosines` of the best evaluation after step 0. With `keep_start` False the starting
-    model has its record but is never `best`.
+    `seconds` is the time of the steps, without evaluations. `cosines` has those of the dev
+    pairs, (pairs,), at each evaluation. With `keep_start` False the starting model has its
+    record but is never `best`.
     """
 
     config: TrainingConfig
@@ -69,9 +62,7 @@ class History:
     step_losses: list[float] = field(default_factory=list)
     pairs: int = 0
     seconds: float = 0.0
-    dev_cosines: np.ndarray | None = None
-    start_cosines: np.ndarray | None = None
-    trained_cosines: np.ndarray | None = None
+    cosines: list[torch.Tensor] = field(default_factory=list)
     keep_start: bool = True
 
     def __post_init__(self) -> None:
@@ -95,18 +86,13 @@ class History:
         `epoch` is how many epochs are done, as a fraction: 0.25, 0.5, …; `dev_cosines` are
         the cosines of the dev pairs, (pairs,).
         """
-        self.dev_cosines = dev_cosines
         losses = self.step_losses[self.evaluations[-1]["step"] if self.evaluations else 0:]
-        trained = [each["dev_spearman"] for each in self.evaluations if each["step"]]
         record = {"step": len(self.step_losses), "epoch": epoch,
                   "loss": sum(losses) / len(losses) if losses else None,
                   "dev_spearman": dev_spearman, "seconds": self.seconds,
                   "pairs_per_s": self.pairs / self.seconds if losses else None}
         self.evaluations.append(record)
-        if record["step"] == 0:
-            self.start_cosines = self.dev_cosines
-        elif dev_spearman > max(trained, default=-np.inf):
-            self.trained_cosines = self.dev_cosines
+        self.cosines.append(torch.from_numpy(dev_cosines))      # a checkpoint takes no arrays
         self.start_clock()
         return record
 
@@ -119,13 +105,12 @@ class History:
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint keeps, as plain values and tensors."""
-        return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                for name, value in vars(self).items() if name not in ("config", "keep_start")}
+        return {name: value for name, value in vars(self).items()
+                if name not in ("config", "keep_start")}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what `state_dict` returned."""
-        for name, value in state.items():
-            setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+        vars(self).update(state)
 
     @property
     def best(self) -> dict[str, float]:
@@ -141,6 +126,16 @@ class History:
     def kept_start(self) -> bool:
         """True if no evaluation beat the starting model, whose weights were then kept."""
         return bool(self.evaluations) and self.best["step"] == 0
+
+    def gain(self, scores: np.ndarray) -> tuple[float, float, float]:
+        """What the best trained weights add to the starting model's dev Spearman.
+
+        `scores` are those of the dev pairs, (pairs,). Returns the gain and the ends of its
+        95 % interval, as `gain_interval` does.
+        """
+        _, best = max(zip(self.evaluations[1:], self.cosines[1:], strict=True),
+                      key=lambda each: each[0]["dev_spearman"])
+        return gain_interval(scores, self.cosines[0], best)
 
 
 def build_optimizer(model: ConnectionBert, config: TrainingConfig) -> torch.optim.AdamW:
@@ -259,7 +254,9 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
         AveragedWeights(model, history.steps, config.average_from, config.start_share), history)
     evaluations = config.epochs * config.evaluations_per_epoch
     evaluate_at = {round(history.steps * i / evaluations) for i in range(1, evaluations + 1)}
-    watch = advice.Watch(tell)
+    first, second = unpaired_texts(dev)        # texts of dev, encoded for its pairs anyway
+    warned: list[int] = []
+    similarity = partial(model.similarity, precision=config.precision)
     if keeper:
         keeper.restore(state)
     done = len(history.step_losses)
@@ -267,12 +264,17 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
 
     def evaluate(step: int) -> None:
         with state.averaged.in_place():
-            record = _evaluate(model, dev, history, step / len(loader), watch)
-            if record is None:
-                return
+            cosines = processes.divided(similarity, [*dev["sentence1"], *first],
+                                        [*dev["sentence2"], *second])
+            dev_cosines, check = cosines[:len(dev)], CollapseCheck(cosines[len(dev):])
+            record = history.add(step / len(loader), spearman(dev["score"], dev_cosines),
+                                 dev_cosines)
             if record is history.best:
                 state.best_weights = {name: tensor.detach().clone()
                                       for name, tensor in model.state_dict().items()}
+        if step and check.collapsed and not warned:        # untrained models may start so
+            warned.append(step)
+            tell(f"step {step}: {check}.")
         bar.set_postfix(dev_spearman=f"{100 * record['dev_spearman']:.2f}")
         if on_evaluation is not None:
             on_evaluation(record)
@@ -297,7 +299,7 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
             history.add_step(loss, pairs)
             if on_step is not None:
                 on_step(history)
-            stopping = bool(processes.largest(stop.is_set()))
+            stopping = any(processes.from_each(stop.is_set()))
             if step in evaluate_at:
                 evaluate(step)
             if keeper and (stopping or config.checkpoint_every
@@ -310,9 +312,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
     model.load_state_dict(state.best_weights)
     if history.kept_start:
         tell(advice.start_kept(
-            history.best["dev_spearman"], gain_interval(dev["score"], history.start_cosines,
-                                                        history.trained_cosines),
-            len(dev), config.loss, config.learning_rate, config.epochs))
+            history.best["dev_spearman"], history.gain(dev["score"]), len(dev), config.loss,
+            config.learning_rate, config.epochs))
     if interrupted.is_set():
         tell(advice.how_to_go_on(len(history.step_losses), history.steps,
                                  keeper and keeper.folder))
@@ -369,25 +370,3 @@ def _all_batches(loader: torch.utils.data.DataLoader, epochs: int, done: int = 0
             batches = iter(loader)
         yield from batches
         skip = 0
-
-
-def _evaluate(model: ConnectionBert, dev: pd.DataFrame, history: History, epoch: float,
-              watch: advice.Watch) -> dict[str, float] | None:
-    """Append a record to `history` and return it.
-
-    If a starting model gives all pairs the same cosine, Spearman is undefined: then there is no
-    record of step 0, and None is returned.
-    """
-    first, second = unpaired_texts(dev)            # texts of dev, encoded for its pairs anyway
-    cosines = processes.divided(partial(model.similarity, precision=history.config.precision),
-                                [*dev["sentence1"], *first],
-                                [*dev["sentence2"], *second])
-    dev_cosines, unpaired = cosines[:len(dev)], cosines[len(dev):]
-    if not history.step_losses and np.ptp(dev_cosines) < SAME:
-        return None
-    record = history.add(epoch, spearman(dev["score"], dev_cosines), dev_cosines)
-    check = CollapseCheck(unpaired)
-    watch.look(record["step"], [each["dev_spearman"] for each in history.evaluations
-                                if each["step"]],
-               history.config.learning_rate, str(check) if check.collapsed else None)
-    return record

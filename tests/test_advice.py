@@ -9,32 +9,8 @@ import torch
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig
 from connection_utils.dataset import ConnectionDataset
-from connection_utils.long_runs.advice import Unread, Watch, memory_told
+from connection_utils.long_runs.advice import Unread, memory_told
 from connection_utils.training import train
-
-
-def told_of(scores, collapsed=None):
-    told = []
-    watch = Watch(told.append)
-    for i in range(len(scores)):
-        watch.look(10 * (i + 1), scores[:i + 1], 3e-5, collapsed)
-    return told
-
-
-@pytest.mark.parametrize("scores", [[0.5], [0.9, 0.8], [0.8, 0.7, 0.75], [0.7, 0.8, 0.7, 0.6],
-                                    [0.9, 0.9, 0.8]])
-def test_a_score_that_does_not_only_fall_is_no_news(scores):
-    assert told_of(scores) == []
-
-
-def test_a_dev_score_that_only_falls_is_told_once_with_advice():
-    said, = told_of([0.9, 0.85, 0.8, 0.7])
-    assert said.startswith("step 30: dev Spearman × 100 only falls (90.00, 85.00, 80.00)")
-    assert "lower learning_rate (it is 3e-05)" in said
-
-
-def test_unpaired_texts_that_score_alike_are_told_once():
-    assert told_of([0.5, 0.6], "all is alike") == ["step 10: all is alike."]
 
 
 def test_training_tells_a_collapse(tiny_folder, make_pairs):
@@ -73,7 +49,8 @@ import resource, sys
 import pandas as pd
 from connection_utils import ConnectionBert, ConnectionDataset, TrainingConfig, train
 model = ConnectionBert.from_local(sys.argv[1], device="cpu")
-pairs = pd.DataFrame({"sentence1": ["the cat sat " * 40] * 4096, "score": [0.1, 0.9] * 2048,
+pairs = pd.DataFrame({"sentence1": ["the cat sat " * 40, "dog"] * 2048,
+                      "score": [0.1, 0.9] * 2048,
                       "sentence2": ["a dog ran " * 40] * 4096})
 train_set = ConnectionDataset(pairs, model.tokenizer)
 with open("/proc/self/statm") as statm:

@@ -138,8 +138,9 @@ def test_the_starting_model_is_kept_across_an_interruption_too(start, tmp_path):
     model, history = start(resumed(), dev=agreeing)
     assert_the_same(whole, (model, history))
     assert history.kept_start and start.told[-1] == kept
-    for name in ("start_cosines", "trained_cosines", "dev_cosines"):
-        assert (getattr(history, name) == getattr(whole[1], name)).all()
+    assert len(history.cosines) == len(whole[1].cosines) == len(history.evaluations)
+    for one, other in zip(history.cosines, whole[1].cosines):
+        assert torch.equal(one, other)
 
 
 def test_checkpoints_change_nothing(start, tmp_path):
@@ -238,8 +239,8 @@ def test_a_checkpoint_that_would_run_code_is_not_opened(start, tmp_path):
         start(at={4: cut})
     marker = tmp_path / "ran"
     torch.save({"run": Malicious(marker)}, start.folder / "step-00000099.pt")
-    with pytest.raises(ValueError, match="could run code"):
-        start(resumed())
+    start(resumed())
+    assert any("is damaged" in said and "00000099" in said for said in start.told)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Malicious(marker)))         # the trap does bite
     assert marker.exists()

@@ -61,7 +61,6 @@ def test_the_models_own_settings_are_kept_unless_others_are_given(
     assert (record["pooling"], record["max_length"]) == (pooling, max_length)
     said = capsys.readouterr().out
     assert f"{pooling} pooling, max_length {max_length}" in said
-    assert ("the folder itself states cls pooling and max_length 24" in said) == bool(options)
     assert "% of the tokens are unknown ([UNK])" in said
 
 

@@ -60,7 +60,7 @@ def quiet_place(tmp_path, monkeypatch):
     monkeypatch.setattr(bert, "pick_device", lambda device=None: pick(device or "cpu"))
     yield
     TrainingPanel._stopping.set()
-    assert TrainingPanel.wait(None, 60)
+    assert TrainingPanel._idle.wait(60)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def held(panel, step=2):
         yield
     finally:
         go_on.set()
-        assert panel.wait(60)
+        assert panel._idle.wait(60)
         panel._numbers.unobserve(look, "value")
 
 
@@ -117,7 +117,7 @@ def displayed(monkeypatch):
 def started(panel):
     """The panel after a run that ended in any way, and that left the knobs unlocked."""
     panel.start()
-    assert panel.wait(60)
+    assert panel._idle.wait(60)
     assert not panel._train_button.disabled and not panel.knobs.epochs.disabled
     return panel
 
@@ -217,7 +217,7 @@ def test_a_run_trains_in_another_thread_with_knobs_and_train_locked(new_panel):
         assert re.fullmatch(rf"step 2 of {STEPS} · \d+ pairs/s · 0:0\d left",
                             panel._numbers.value)
         assert panel._train_button.disabled and not panel._stop_button.disabled
-        assert all(knob.disabled for knob in knobs) and not panel.wait(0.01)
+        assert all(knob.disabled for knob in knobs) and not panel._idle.wait(0.01)
         panel.knobs.epochs.value = 9           # by code; by hand it is locked
         with pytest.raises(RuntimeError, match="press Stop in its panel"):     # in a cell
             train(other, ConnectionDataset(SPLITS["train"], other.tokenizer), SPLITS["dev"])
@@ -370,7 +370,7 @@ def test_an_error_in_training_becomes_a_red_sentence_and_a_row(new_panel, monkey
 
 @pytest.mark.parametrize(("changes", "sentence", "step"), [
     ({"train": {"score": 5.0}}, ">row 0: score is 5.0", 0),
-    ({"dev": {"sentence1": "a cat", "sentence2": "the dog"}}, "nothing can be ranked", 5),
+    ({"dev": {"sentence1": "a cat", "sentence2": "the dog"}}, "nothing can be ranked", 0),
     ({}, "tiny_bert", 0)], ids=["scores", "equal pairs", "no model"])
 def test_what_cannot_be_trained_on_is_a_red_sentence(new_panel, tiny_folder, tmp_path, changes,
                                                      sentence, step):

@@ -1,6 +1,7 @@
 """The figures draw the numbers they are given."""
 
 import base64
+import runpy
 import threading
 from types import SimpleNamespace
 
@@ -9,16 +10,18 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from connection_utils import draw_siamese, draw_text_path, plots
 from connection_utils.bert import ConnectionBert
-from connection_utils.commands import series
 from connection_utils.config import TrainingConfig
 from connection_utils.ground.paths import ROOT
 from connection_utils.panels.training_panel import draw_run
 from connection_utils.training import History
 from connection_utils.workshop.assets import DEFAULT_MODEL
+
+PICTURES = runpy.run_path(str(ROOT / "site" / "execute.py"))["PICTURES"]
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +62,6 @@ def test_a_band_of_few_or_equal_cosines_is_left_out_not_an_error():
     assert not ax.lines
 
 
-def test_history_draws_loss_and_spearman_over_the_epochs():
-    history = pd.DataFrame({"step": [0, 5, 10], "epoch": [0, 0.5, 1.0],
-                            "loss": [np.nan, 0.03, 0.02], "dev_spearman": [0.7, 0.8, 0.9]})
-    _, (left, right) = plt.subplots(1, 2)
-    plots.draw_history((left, right), history)
-    assert left.lines[0].get_ydata().tolist()[1:] == [0.03, 0.02]
-    assert right.lines[0].get_ydata().tolist() == pytest.approx([70, 80, 90])
-    assert list(right.lines[1].get_ydata()) == pytest.approx([70, 70])
-
-
 def test_show_displays_the_picture_with_its_alt_text_and_closes_it(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display",
@@ -97,7 +90,7 @@ def run_of(done: int, evaluated: list[int]) -> History:
     return History(
         TrainingConfig(), steps=100, step_losses=[1 / step for step in range(1, done + 1)],
         evaluations=[{"step": step, "dev_spearman": step / 100} for step in evaluated],
-        dev_cosines=cosines_around(0.4, 0.02) if evaluated else None)
+        cosines=[torch.from_numpy(cosines_around(0.4, 0.02)) for _ in evaluated])
 
 
 def test_a_picture_needs_no_pyplot_and_any_thread_may_ask(monkeypatch):
@@ -170,7 +163,7 @@ def test_a_run_with_evaluations_draws_them_and_the_last_ones_cosines():
 def test_a_collapsed_runs_cosines_are_drawn_without_a_warning():
     """A warning would stand on stderr, under the panel, in a thread's name."""
     history = run_of(60, [25])
-    history.dev_cosines = np.full(len(SCORES), 0.99, np.float32)
+    history.cosines = [torch.full((len(SCORES),), 0.99)]
     figure = Figure()
     draw_run(figure, history, SCORES)
     assert plots.png_of(figure) and not figure.axes[2].lines
@@ -274,7 +267,7 @@ def test_shares_add_up_to_one_for_each_kind():
     assert heights == pytest.approx([1, 1])
 
 
-@pytest.mark.parametrize(("name", "picture"), series.PICTURES.items())
+@pytest.mark.parametrize(("name", "picture"), PICTURES.items())
 def test_the_readme_shows_the_first_figures_of_03_and_04(name, picture):
     notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", 4)
     first = next(output.data["image/png"] for cell in notebook.cells

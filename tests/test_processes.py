@@ -113,7 +113,7 @@ def test_two_processes_have_the_losses_of_one(without_dropout, still_folder, pai
     one, two = alone(still_folder, pairs, CONFIGS[number]), without_dropout[number]
     for each in two:
         assert np.abs(np.subtract(each["losses"], one.step_losses)).max() < 1e-5
-        assert np.abs(np.subtract(each["cosines"], one.dev_cosines)).max() < 1e-5
+        assert np.abs(np.subtract(each["cosines"], one.cosines[-1].numpy())).max() < 1e-5
         assert each["dev"] == pytest.approx([r["dev_spearman"] for r in one.evaluations],
                                             abs=1e-6)
         assert each["pairs"] == one.pairs == 2 * PAIRS
@@ -212,7 +212,6 @@ def test_a_process_that_dies_ends_the_others_and_the_training_goes_on(
         assert each["losses"] == whole["losses"] and each["weights"] == whole["weights"]
     if rank:                                     # with one process less it can go on, too
         ((one,),) = together(goes_on | {"checkpoints": copy}, count=1)
-        assert "the number of processes has changed" in one["said"]
         assert len(one["losses"]) == 16 and one["losses"][:6] == with_dropout[0][0]["losses"][:6]
 
 
@@ -241,7 +240,7 @@ def test_finetune_is_the_same_command(job, tmp_path):
 
     def without_speed(said: str) -> list[str]:
         return [re.sub(r" +\d+ pairs/s", "", line) for line in said.splitlines()
-                if not line.startswith("model ")]
+                if not line.startswith(("model ", "speed "))]
 
     assert without_speed(two.stdout) == without_speed(one.stdout)
     both = ConnectionBert.from_local(tmp_path / "model")

@@ -59,7 +59,7 @@ def train_one(path: Path, job: dict) -> None:
                                       for tensor in model.state_dict().values()))
     path.write_text(json.dumps({
         "losses": history.step_losses, "dev": [r["dev_spearman"] for r in history.evaluations],
-        "cosines": history.dev_cosines.tolist(), "pairs": history.pairs,
+        "cosines": history.cosines[-1].tolist(), "pairs": history.pairs,
         "asked": train_set.asked, "wrote": written, "weights": weights.hexdigest()}))
 
 

@@ -6,11 +6,9 @@ command has read its options, so ``--help`` runs on bare Python.
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 READING = ("columns", "scale", "encoding", "on_bad_rows")
 
@@ -45,23 +43,6 @@ def ending(*errors: type[Exception], worded: Callable[[str], str | int] = str,
         sys.exit(141)
     except errors as error:
         sys.exit(worded(f"{error}"))
-
-
-def end_at_ctrl_c() -> None:
-    """From now on Ctrl-C ends this process quietly while a module is imported, too.
-
-    Torch would abort then. A process that ignores Ctrl-C, as with nohup, still does.
-    """
-    def interrupted(_: int, frame: FrameType | None) -> None:
-        while frame is not None:
-            if frame.f_code.co_filename.startswith("<frozen importlib"):
-                os.write(2, b"interrupted\n")
-                os._exit(130)
-            frame = frame.f_back
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupted)
 
 
 def add_file_options(options: argparse._ActionsContainer) -> None:

@@ -96,10 +96,8 @@ def chosen(options: argparse.Namespace) -> tuple[str, TrainingConfig]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the whole job; see ``--help``. What a reader can mend ends in one message."""
     options = parser().parse_args(arguments)
-    try:
+    with ending(ValueError):
         recipe, config = chosen(options)
-    except ValueError as error:
-        sys.exit(f"{error}")
     if missing := missing_model(options.model):
         sys.exit(missing)
     # Only now is torch imported, which takes seconds: a wrong option is reported before.
@@ -121,10 +119,9 @@ def _finetune(options: argparse.Namespace, recipe: str, config: TrainingConfig,
     """The job; `held` keeps the lock of the output."""
     from connection_utils.bert import ConnectionBert
     from connection_utils.dataset import ConnectionDataset
-    from connection_utils.evaluation import bootstrap_interval, gain_interval, spearman
+    from connection_utils.evaluation import bootstrap_interval, spearman
     from connection_utils.long_runs import processes
     from connection_utils.long_runs.checkpoint import remove_checkpoints
-    from connection_utils.model_folder.files import read_siamese_settings
     from connection_utils.pair_files.faults import as_options
     from connection_utils.pair_files.reading import read_splits
     from connection_utils.speed.precision import bf16_gain, has_bf16, resolved
@@ -159,11 +156,6 @@ def _finetune(options: argparse.Namespace, recipe: str, config: TrainingConfig,
     say(f"model   {shown(options.model)} on {model.device}"
         + f", in each of {processes.count()} processes" * (processes.count() > 1)
         + f"; {model.pooling} pooling, max_length {model.max_length}")
-    own = read_siamese_settings(as_path(options.model),
-                                model.bert.config.max_position_embeddings)
-    if own and own != {"pooling": model.pooling, "max_length": model.max_length}:
-        say(f"doubt   the folder itself states {own['pooling']} pooling and max_length "
-            f"{own['max_length']}")
     say(f"recipe  {recipe}")
     if resolved(config.precision, model.device) == "fp32" and has_bf16(model.device):
         say(f"speed   --precision bf16 would multiply matrices {bf16_gain():.1f} times as fast "
@@ -195,9 +187,8 @@ def _finetune(options: argparse.Namespace, recipe: str, config: TrainingConfig,
                 f"--resume ({shown(checkpoints)}).")
         raise OSError(f"{error}{kept * any(checkpoints.glob('step-*.pt'))}") from None
     processes.from_main(lambda: remove_checkpoints(checkpoints))
-    if history.start_cosines is not None and not history.kept_start:
-        gain, low, high = (100 * each for each in gain_interval(
-            splits["dev"]["score"], history.start_cosines, history.trained_cosines))
+    if not history.kept_start:
+        gain, low, high = (100 * each for each in history.gain(splits["dev"]["score"]))
         say(f"gain    dev Spearman {gain:+.2f} (95 % interval {low:+.2f} to {high:+.2f})")
     low, high = (100 * each for each in interval)
     say(f"after   test Spearman {100 * after:.2f} (95 % interval {low:.2f} to {high:.2f})")

@@ -3,7 +3,6 @@
     python -m connection_utils series fetch      put the default model and data in place
     python -m connection_utils series run        the main job; what `make run` starts
     python -m connection_utils series sweep      notebook 03 with several values of a parameter
-    python -m connection_utils series execute    re-execute and save the committed outputs
 
 run and sweep take a file of pairs as it is, if its columns and its scale are found. Otherwise
 --columns, --scale, --encoding and --drop-bad-rows state how to read it. The notebooks then get
@@ -11,7 +10,6 @@ a copy of the pairs, cut into train, dev and test, in runs/pairs/.
 """
 
 import argparse
-import base64
 import hashlib
 import json
 from collections.abc import Callable
@@ -23,17 +21,10 @@ from connection_utils.commands import add_reading_options, ending, new_parser, r
 from connection_utils.config import TrainingConfig
 from connection_utils.ground.paths import as_path, missing_model, runs_folder, shown
 from connection_utils.ground.whole_files import write_whole
-from connection_utils.workshop.assets import (
-    DATA,
-    DEFAULT_DATA,
-    DEFAULT_MODEL,
-    MODEL,
-    fetch_assets,
-)
+from connection_utils.workshop.assets import DATA, MODEL, fetch_assets
 
 CORE = ("01_load_local_bert", "02_build_connection_dataset", "03_train_siamese_cosine",
         "04_similarity_distributions")
-PICTURES = {CORE[2]: "siamese.png", CORE[3]: "similarity_distributions.png"}
 
 
 def fetch(_: argparse.Namespace) -> None:
@@ -49,15 +40,13 @@ def run(chosen: argparse.Namespace) -> None:
     """
     from connection_utils.workshop import notebooks
 
-    given = {"model_dir": chosen.model, "data": _ready(chosen, chosen.model, chosen.data)}
-    given |= _own_settings(chosen.model)
-    given |= {} if chosen.epochs is None else {"epochs": chosen.epochs}
+    epochs = {} if chosen.epochs is None else {"epochs": chosen.epochs}
+    TrainingConfig(**epochs)           # a ValueError comes before torch, which takes seconds
+    given = _ready(chosen, chosen.model, chosen.data) | epochs
     output = _trained(given)
     copies = runs_folder() / "notebooks" / output.name
     todo = [name for name in CORE
             if not notebooks.in_place(copies / f"{name}.ipynb", name, given)]
-    if CORE[1] in todo:
-        _look_at_texts(given)
     if CORE[2] in todo or not (output / "threshold.json").is_file():
         todo = [name for name in CORE if name in {*todo, *CORE[2:]}]  # 04 judges 03's model
     if CORE[2] in todo:
@@ -82,7 +71,6 @@ def sweep(chosen: argparse.Namespace) -> None:
         raise ValueError(f"notebook 03 has no parameter {parameter!r}; expected one of "
                          f"{', '.join(known)}")
     ready = cache(partial(_ready, chosen))             # the same pairs are read once
-    own = cache(_own_settings)
     todo = []
     for text in chosen.values:
         given = {"model_dir": chosen.model, "data": chosen.data}
@@ -91,8 +79,8 @@ def sweep(chosen: argparse.Namespace) -> None:
         except ValueError:
             raise ValueError(f"{parameter} is {text}; expected a value such as "
                              f"{known[parameter]!r}") from None
-        given["data"] = ready(given["model_dir"], given["data"])
-        given = own(given["model_dir"]) | given
+        checked = ready(given["model_dir"], given["data"])
+        given = checked | given | {"data": checked["data"]}
         todo.append((given, _trained(given)))
     from connection_utils.use.runs import read_run
     from connection_utils.workshop import notebooks
@@ -119,12 +107,14 @@ def _parameters() -> dict[str, object]:
     return notebooks.parameters_of(notebooks.NOTEBOOKS / f"{CORE[2]}.ipynb")
 
 
-def _ready(chosen: argparse.Namespace, model: str, data: str) -> str:
-    """Check the model and the pairs before any notebook runs; returns where the pairs are.
+def _ready(chosen: argparse.Namespace, model: str, data: str) -> dict[str, object]:
+    """Check the model and the pairs before any notebook runs; returns what notebooks are given.
 
-    The default model and data are put in place. If options state how to read the pairs, these
-    are written as splits to a new folder below ``runs/pairs/``: the notebooks themselves take
-    no such options. ValueError for what is missing or cannot be used.
+    This is ``model_dir``, ``data``, and the pooling and max_length that the folder states. The
+    default model and data are put in place, and how much of the texts the model cannot read is
+    printed. If options state how to read the pairs, these are written as splits to a new folder
+    below ``runs/pairs/``: the notebooks themselves take no such options. ValueError for what is
+    missing or cannot be used.
     """
     fetch_assets(*(asset for asset, wanted in ((MODEL, model), (DATA, data))
                    if as_path(wanted) == Path(asset.folder)))
@@ -141,8 +131,19 @@ def _ready(chosen: argparse.Namespace, model: str, data: str) -> str:
         if message != str(error):            # an option may help
             message += "\nWith make, pass these options in READ, as READ='--scale 0 4'."
         raise ValueError(message) from None
+    from connection_utils.dataset import ConnectionDataset
+    from connection_utils.model_folder.check import check_model_dir
+    from connection_utils.model_folder.files import load_tokenizer
+
+    report = check_model_dir(model)
+    report.raise_if_broken()
+    given = {"model_dir": model, "data": data, **report.settings}
+    settings = _parameters() | given
+    print(f"{shown(model)}: {settings['pooling']} pooling, max_length {settings['max_length']}")
+    texts = ConnectionDataset(splits["train"], load_tokenizer(model), settings["max_length"])
+    print(f"training texts: {texts.unread}")
     if not reading:
-        return data
+        return given
     path = as_path(data)
     mark = hashlib.sha256(repr([path.absolute(), reading]).encode()).hexdigest()[:6]
     folder = runs_folder() / "pairs" / f"{path.stem}-{mark}"
@@ -150,58 +151,7 @@ def _ready(chosen: argparse.Namespace, model: str, data: str) -> str:
         with write_whole(folder / f"{name}.parquet") as scratch:
             pairs.to_parquet(scratch, index=False)
     print(f"{shown(path)}: read as stated into {shown(folder)}")
-    return shown(folder)
-
-
-def execute(chosen: argparse.Namespace) -> None:
-    """Re-execute the committed notebooks as a check would, and save what they print.
-
-    With ``--only``, those whose names begin so. The README's pictures are saved, too: the
-    first figures of notebooks 03 and 04.
-    """
-    import nbformat
-
-    from connection_utils.workshop import notebooks
-
-    paths = [path for path in sorted(notebooks.NOTEBOOKS.glob("**/*.ipynb")) if
-             path.parent.name in ("notebooks", "solutions") and path.name.startswith(chosen.only)]
-    if not paths:
-        raise ValueError(f"no notebook begins with {chosen.only!r}; expected 01, 02, …")
-    for path in paths:
-        notebook = nbformat.read(path, as_version=4)
-        notebooks.execute(notebook, path.stem, path, checking=True)
-        if path.stem in PICTURES:
-            picture = next(output.data["image/png"] for cell in notebook.cells
-                           for output in cell.get("outputs", [])
-                           if "image/png" in output.get("data", {}))
-            with write_whole(notebooks.NOTEBOOKS / PICTURES[path.stem]) as scratch:
-                scratch.write_bytes(base64.b64decode(picture))
-
-
-def _own_settings(model: str) -> dict[str, object]:
-    """``pooling`` and ``max_length``, if the folder states them; ValueError if it is broken."""
-    if not (as_path(model) / "modules.json").exists():
-        return {}
-    from connection_utils.model_folder.check import check_model_dir
-
-    report = check_model_dir(model)
-    report.raise_if_broken()
-    return report.settings
-
-
-def _look_at_texts(given: dict) -> None:
-    """Print how much of the training texts a model cannot read; ValueError if it is broken."""
-    from connection_utils.dataset import ConnectionDataset
-    from connection_utils.model_folder.check import check_model_dir
-    from connection_utils.model_folder.files import load_tokenizer
-    from connection_utils.pair_files.reading import read_splits
-
-    model, settings = given["model_dir"], _parameters() | given
-    check_model_dir(model).raise_if_broken()
-    print(f"{shown(model)}: {settings['pooling']} pooling, max_length {settings['max_length']}")
-    train = read_splits(given["data"], tell=lambda line: None)["train"]
-    train_set = ConnectionDataset(train, load_tokenizer(model), settings["max_length"])
-    print(f"training texts: {train_set.unread}")
+    return given | {"data": shown(folder)}
 
 
 def _trained(given: dict) -> Path:
@@ -250,12 +200,10 @@ def main(arguments: list[str] | None = None) -> None:
     sweeper.add_argument("parameter", help="a name in 03's parameters, such as learning_rate")
     sweeper.add_argument("values", nargs="+", help="such as 2e-5 5e-5 1e-4")
     for each in (runner, sweeper):
-        each.add_argument("--model", default=DEFAULT_MODEL, help="local model folder")
-        each.add_argument("--data", default=DEFAULT_DATA,
+        each.add_argument("--model", default=MODEL.folder, help="local model folder")
+        each.add_argument("--data", default=DATA.folder,
                           help="file of pairs, or folder with train, dev and test files")
         add_reading_options(each)
-    executor = verb(execute, "execute the committed notebooks again and save their outputs")
-    executor.add_argument("--only", metavar="NN", default="", help="just this one, such as 03")
     chosen = options.parse_args(arguments)
     # an asset's, a notebook's, a file's
     with ending(RuntimeError, ValueError, OSError):

@@ -2,14 +2,13 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from connection_utils.ground.paths import shown
 
-FALLS = 3              # the dev scores of the first evaluations: warn if each is lower
 MANY = 0.03            # unknown tokens or long texts: warn if there are more (STS: none)
 
 
@@ -44,28 +43,6 @@ class Unread(NamedTuple):
                   "for these texts" * (self.unknown > MANY)
                 + ". What follows is cut off: raise max_length if the model accepts more"
                   * (self.full > MANY))
-
-
-class Watch:
-    """Looks at each evaluation, and warns once of each kind of problem."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell, self._collapsed = tell, False
-
-    def look(self, step: int, scores: Sequence[float], learning_rate: float,
-             collapsed: str | None) -> None:
-        """Check the evaluation at `step`, the last of `scores`: dev Spearmans after step 0.
-
-        `collapsed` says how the model has collapsed, None if it has not.
-        """
-        if collapsed and step and not self._collapsed:      # untrained models may start so
-            self._collapsed = True
-            self._tell(f"step {step}: {collapsed}.")
-        if len(scores) == FALLS and all(a > b for a, b in zip(scores, scores[1:])):
-            self._tell(f"step {step}: dev Spearman × 100 only falls ("
-                       + ", ".join(f"{100 * score:.2f}" for score in scores) + "). The weights "
-                       "of the best evaluation are kept; lower learning_rate (it is "
-                       f"{learning_rate:g}), or train fewer epochs.")
 
 
 def start_kept(best: float, gain: tuple[float, float, float], pairs: int, loss: str,

@@ -6,7 +6,6 @@ half checkpoint. One that was damaged later is detected by its checksums: torch.
 zip file, with a CRC-32 of each part.
 """
 
-import pickle
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,9 +14,8 @@ from zipfile import ZipFile
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.stateful import Stateful
 
-from connection_utils.ground.paths import as_path, runs_folder, shown
+from connection_utils.ground.paths import as_path, shown
 from connection_utils.ground.whole_files import only_writer, write_whole
 from connection_utils.long_runs import processes
 from connection_utils.long_runs.averaging import AveragedWeights
@@ -34,7 +32,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     averaged: AveragedWeights
-    history: Stateful
+    history: object
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, object]:
@@ -67,12 +65,10 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, run: dict[str, str], resume: bool,
                  tell: Callable[[str], None] = print) -> None:
-        self.folder, self._run, self._tell = as_path(folder), run, tell
-        self._resume = resume
-        processes.from_main(self._clear_or_refuse)
+        self.folder, self._run, self._resume, self._tell = as_path(folder), run, resume, tell
+        processes.from_main(self._refuse_if_taken)
 
-    def _clear_or_refuse(self) -> None:
-        _clear(self.folder)
+    def _refuse_if_taken(self) -> None:
         if not self._resume and (found := _paths(self.folder)):
             raise FileExistsError(
                 f"{shown(found[-1])} is left of a training that did not end. resume=True "
@@ -84,23 +80,16 @@ class Checkpoints:
         """Put the newest whole checkpoint into `state`; without one, `state` stays as it is.
 
         The main process reads it and sends it to the others. ValueError if it belongs to
-        another run, or if its pickle contains more than a checkpoint.
+        another run.
         """
-        kept, path = processes.from_main(self._newest) if self._resume else (None, None)
+        if not self._resume:
+            return
+        kept, path = processes.from_main(self._newest)
         if kept is None:
-            if self._resume:
-                around = self.folder.absolute().parent, runs_folder()
-                others = {path.parent for place in around
-                          for path in place.glob("*-checkpoints/step-*.pt")}
-                self._tell("".join([
-                    f"nothing to resume in {shown(self.folder)}: the training begins anew.",
-                    *(f" Another training has checkpoints in {shown(each)}."
-                      for each in sorted(others))]))
+            self._tell(f"nothing to resume in {shown(self.folder)}: the training begins anew.")
             return
         state.load_state_dict(kept)
-        other_count = len(kept["random"]) != processes.count()
-        self._tell(f"going on after step {int(path.stem[5:])} ({shown(path)})"
-                   + "; the number of processes has changed, so dropout differs" * other_count)
+        self._tell(f"going on after step {int(path.stem[5:])} ({shown(path)})")
 
     def _newest(self) -> tuple[dict[str, object] | None, Path | None]:
         """The content and the path of the newest whole checkpoint."""
@@ -143,17 +132,10 @@ class Checkpoints:
 def remove_checkpoints(folder: str | Path) -> None:
     """Remove the checkpoints in `folder`, and the folder if nothing else is in it."""
     folder = as_path(folder)
-    _clear(folder)
-    for path in _paths(folder):
+    for path in [*_paths(folder), *folder.glob(".step-*.partial")]:    # parts, after a kill
         path.unlink()
     with suppress(OSError):               # it is not there, not empty, or a mount point
         folder.rmdir()
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a kill during writing left behind."""
-    for path in folder.glob(".step-*.partial"):
-        path.unlink()
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -164,16 +146,13 @@ def _paths(folder: Path) -> list[Path]:
 def _loaded(path: Path) -> dict[str, object] | None:
     """The content of a checkpoint; None if it is not as it was written.
 
-    ValueError if its pickle contains more than a checkpoint.
+    Nothing but tensors and plain values is taken from it: no code in it is run.
     """
     try:
         with ZipFile(path) as parts:
             if parts.testzip() is not None:
                 return None
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{shown(path)} contains more than a checkpoint, and was not opened: "
-                         "it could run code here. Remove it.") from error
     except Exception:  # zipfile and torch raise many kinds, depending on what is damaged
         return None
 

@@ -77,8 +77,6 @@ def from_main(make: Callable[[], Made]) -> Made:
 
 def in_all(make: Callable[[], Made]) -> Made:
     """What `make` returns here; if it raises in any process, all raise the first error."""
-    if count() == 1:
-        return make()
     made, error = None, None
     try:
         made = make()
@@ -112,22 +110,12 @@ def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
                      for name, value in theirs.items() if ours[name] != value)
 
 
-def largest(number: int) -> int:
-    """The largest `number` of any process; of bools: 1 if one of them is true."""
-    if count() == 1:
-        return number
-    found = torch.tensor(int(number))
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return found.item()
-
-
 # Shared work
 
 def sharing(model: nn.Module) -> nn.Module:
     """`model` in DistributedDataParallel, which averages the processes' gradients."""
-    if count() == 1:
-        return model
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    return model if count() == 1 else DistributedDataParallel(
+        model, gradient_as_bucket_view=True)
 
 
 def gather_pairs(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor
@@ -141,11 +129,7 @@ def gather_pairs(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor
     if count() == 1:
         return u, v, score
     own = torch.cat([u, v, score[:, None]], dim=1)
-    sent = own.new_full((largest(len(own)), own.shape[1]), torch.nan)   # all send as many rows
-    sent[:len(own)] = own.detach()
-    received = [torch.empty_like(sent) for _ in range(count())]
-    dist.all_gather(received, sent)
-    rows = [each[~each[:, -1].isnan()] for each in received]
+    rows = [each.to(own.device) for each in from_each(own.detach().cpu())]
     rows[rank()] = own
     u, v, score = torch.cat(rows).split([u.shape[1], v.shape[1], 1], dim=1)
     return u, v, score[:, 0]
@@ -153,8 +137,6 @@ def gather_pairs(u: torch.Tensor, v: torch.Tensor, score: torch.Tensor
 
 def divided(score: Callable[..., np.ndarray], *columns: list) -> np.ndarray:
     """``score(*columns)``, one number per row; each process computes its share of the rows."""
-    if count() == 1:
-        return score(*columns)
     shares = from_each(score(*(column[rank()::count()] for column in columns)))
     scores = np.empty(len(columns[0]), shares[0].dtype)
     for place, share in enumerate(shares):

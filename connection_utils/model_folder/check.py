@@ -38,8 +38,6 @@ ACCEPTED = {
     "type": ("WordPiece",),           # of the vocabulary in tokenizer.json
 }
 
-KINDS = ("model_type", "auto_map", "tokenizer_class", "type")
-
 # The file that is missing; what may be there in its place, and what to do with that.
 INSTEAD = {
     "config.json": {"bert_config.json": "rename it to config.json"},
@@ -69,9 +67,9 @@ class ModelReport:
     files: str = ""                        # a table: file, what it is, bytes
     facts: dict[str, object] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)      # each makes the folder unusable
-    config: BertConfig | None = None
     settings: dict[str, object] = field(default_factory=dict)   # pooling, max_length, if stated
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)   # by name
+    tokenizer: PreTrainedTokenizerFast | None = field(default=None, repr=False)
+    bert: BertModel | None = field(default=None, repr=False)    # with float32 weights
 
     @property
     def ok(self) -> bool:
@@ -125,17 +123,6 @@ def check_model_dir(folder: str | Path) -> ModelReport:
     return report
 
 
-def load_weights(report: ModelReport) -> dict[str, torch.Tensor]:
-    """The checked folder's weights as float32, named as today's ``BertModel`` names them.
-
-    Heads (``pooler``, ``cls``, ``classifier``) are left out. Raises ModelFolderError if
-    the report contains a problem.
-    """
-    report.raise_if_broken()
-    return {name: tensor.to(torch.float32) for name, tensor in report.tensors.items()
-            if name.startswith(BODY)}
-
-
 def _table_of_files(folder: Path) -> str:
     """A row per file: its name, what it is, and its size in bytes."""
     table = pd.DataFrame(
@@ -146,20 +133,14 @@ def _table_of_files(folder: Path) -> str:
     return table.to_string(index=False, formatters=left, justify="left")
 
 
-def _empty_bert(config: BertConfig) -> BertModel:
-    """The model that `config` describes, without memory for its weights."""
-    with torch.device("meta"):
-        return BertModel(config, add_pooling_layer=False)
-
-
 # The checks: each adds to the report, and raises where it cannot continue.
 
 def _check_config(folder: Path, report: ModelReport) -> None:
     values = files.read_json(folder, "config.json")
     _check_entries("config.json", values)
     config = BertConfig(**{name: values[name] for name in TAKEN if name in values})
-    _empty_bert(config)                  # raises if the sizes do not fit
-    report.config = config
+    with torch.device("meta"):           # no memory yet; raises if the sizes do not fit
+        report.bert = BertModel(config, add_pooling_layer=False)
     report.facts["architecture"] = (
         f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, "
         f"{config.num_attention_heads} heads, feed-forward {config.intermediate_size}, "
@@ -169,13 +150,11 @@ def _check_config(folder: Path, report: ModelReport) -> None:
 def _check_entries(name: str, values: dict) -> None:
     for key, accepted in ACCEPTED.items():
         if values.get(key) and values[key] not in accepted:
-            do = ("Take a BERT with a WordPiece vocabulary and no Python code in its folder; "
-                  "such code is never run here." if key in KINDS else
-                  "Without it the embeddings would differ from those of other libraries. Take "
-                  "a model that does not need it.")
             raise ModelFolderError(
                 f"{name}: {key} is {str(values[key])!r:.60}, expected "
-                f"{' or '.join(accepted) or 'no such entry'}. {do}")
+                f"{' or '.join(accepted) or 'no such entry'}. Take a BERT that does not need "
+                "it: code in a folder is never run here, and without the entry the embeddings "
+                "would differ from those of other libraries.")
 
 
 def _check_vocabulary(folder: Path, report: ModelReport) -> None:
@@ -183,16 +162,16 @@ def _check_vocabulary(folder: Path, report: ModelReport) -> None:
     settings = files.read_json(folder, "tokenizer_config.json")
     _check_entries("tokenizer_config.json", settings)
     _check_entries("tokenizer.json", files.read_json(folder, "tokenizer.json").get("model", {}))
-    if report.config is None:            # AutoTokenizer reads it, too
+    if report.bert is None:              # AutoTokenizer reads config.json, too
         return
     name = settings.get("tokenizer_class") or "BertTokenizer"
     if not (folder / "tokenizer.json").exists() and not name.startswith("BertTokenizer"):
         raise ModelFolderError(f"tokenizer_config.json: tokenizer_class {name} needs "
                                "tokenizer.json, which is missing. Copy that file, too.")
-    tokenizer = files.load_tokenizer(folder)
+    tokenizer = report.tokenizer = files.load_tokenizer(folder)
     ids = tokenizer.get_vocab()           # added tokens, too; those of white space are trimmed
     size = len(tokenizer)
-    rows = report.config.vocab_size
+    rows = report.bert.config.vocab_size
     report.facts["vocabulary"] = f"{size:,} tokens"
     problems = {
         f"vocab.txt ({len(vocab):,} tokens) and tokenizer.json ({size:,}) disagree: they "
@@ -249,40 +228,39 @@ def _lost(tokenizer: PreTrainedTokenizerFast) -> float:
 
 def _check_weights(folder: Path, report: ModelReport) -> None:
     path = next(folder / name for name in files.WEIGHTS if (folder / name).exists())
-    found = report.tensors = files.read_tensors(path)
+    found = files.read_tensors(path)
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in found.values()})
     report.facts["weights"] = f"{path.name}, {', '.join(kinds)}"
-    if report.config is None:
+    if report.bert is None:
         return
-    bert = _empty_bert(report.config)
-    report.facts["parameters"] = f"{bert.num_parameters():,}"
+    report.facts["parameters"] = f"{report.bert.num_parameters():,}"
     if heads := sorted({name.split(".")[0] for name in found if not name.startswith(BODY)}):
         report.facts["note"] = (f"{path.name} also holds {' and '.join(heads)} weights; they "
                                 "are not needed here")
     try:       # assign: nothing is copied
-        bert.load_state_dict({name: tensor for name, tensor in found.items()
-                              if name.startswith(BODY)}, assign=True)
+        report.bert.load_state_dict({name: tensor for name, tensor in found.items()
+                                     if name.startswith(BODY)}, assign=True)
     except RuntimeError as error:        # names what is missing, surplus or of another shape
         raise ModelFolderError(
             f"{path.name} does not fit config.json. Take both from the same model, and weights "
             f"that are not quantised. {' '.join(str(error).split()):.400}") from error
-    if strange := [name for name, tensor in bert.state_dict().items()
+    if strange := [name for name, tensor in report.bert.state_dict().items()
                    if not tensor.isfinite().all()]:
         raise ModelFolderError(
             f"{path.name}: {strange[0]} contains NaN or infinity, and {len(strange) - 1} other "
             "tensors do. That training went wrong; take weights from before that.")
+    report.bert.float()
 
 
 def _check_settings(folder: Path, report: ModelReport) -> None:
     if report.problems:
         return
     report.settings = files.read_siamese_settings(
-        folder, report.config.max_position_embeddings)
+        folder, report.bert.config.max_position_embeddings)
     settings = files.read_json(folder, "sentence_bert_config.json")
     _check_entries("sentence_bert_config.json", settings)
-    tokenizer = files.load_tokenizer(folder)
-    if settings.get("do_lower_case") and (
-            tokenizer(SAMPLES).input_ids != tokenizer(list(map(str.lower, SAMPLES))).input_ids):
+    if settings.get("do_lower_case") and report.tokenizer(SAMPLES).input_ids != (
+            report.tokenizer(list(map(str.lower, SAMPLES))).input_ids):
         raise ModelFolderError("sentence_bert_config.json: do_lower_case is true, but the "
                                "tokenizer keeps capitals. State it in tokenizer_config.json.")
 

@@ -282,8 +282,7 @@ def _excel(path: Path) -> PairFile:
                 f"{shown(path)}: a zip archive or an OpenDocument file "
                 f"({', '.join(inside[:3])}). Unpack it, or save it as .xlsx.")
     try:
-        with warnings.catch_warnings():  # of styles and the like, which are not read
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):    # styles and the like are not read
             book = openpyxl.load_workbook(path, read_only=True, keep_links=False)
             sheet = book.worksheets[0]
             sheet.reset_dimensions()     # some programs write wrong ones

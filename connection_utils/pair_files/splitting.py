@@ -80,8 +80,8 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
     from sklearn.model_selection import StratifiedGroupKFold  # a second or two; rarely wanted
 
     tenths = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():          # few pairs of one kind of score: as even as can be
-        warnings.simplefilter("ignore", UserWarning)
+    # few pairs of one kind of score: as even as can be
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         folds = [rows for _, rows in tenths.split(
             pairs, y=pd.cut(pairs["score"], 3, labels=False), groups=groups)]
     sides = {"train": np.concatenate(folds[2:]), "dev": folds[0], "test": folds[1]}

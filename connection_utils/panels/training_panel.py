@@ -18,7 +18,6 @@ from connection_utils import plots
 from connection_utils.bert import ConnectionBert
 from connection_utils.config import TrainingConfig, deciding
 from connection_utils.dataset import ConnectionDataset
-from connection_utils.evaluation import gain_interval
 from connection_utils.ground.paths import ROOT, being_checked, runs_folder, shown
 from connection_utils.panels.knobs import Knobs
 from connection_utils.training import History, train
@@ -34,20 +33,19 @@ def draw_run(figure: Figure, history: History, dev_scores: pd.Series) -> None:
     starting model (step 0); and the distribution of the latest evaluation's dev cosines.
     """
     loss, quality, spread = figure.subplots(1, 3)
+    planned = 0, max(history.steps, 1)
     losses = pd.Series(history.step_losses, index=range(1, len(history.step_losses) + 1),
                        dtype=float)
     loss.plot(losses, color=plots.BLUE, alpha=0.25, lw=0.8)
     loss.plot(losses.rolling(25, min_periods=1).mean(), color=plots.BLUE)
-    loss.set(title="training loss", xlabel="step", ylim=(0, None))
+    loss.set(title="training loss", xlabel="step", xlim=planned, ylim=(0, None))
     scored = history.to_frame()
     for start in scored.loc[scored["step"] == 0, "dev_spearman"]:
         quality.axhline(100 * start, color="0.5", ls="--", lw=1)
     quality.plot(scored["step"], 100 * scored["dev_spearman"], marker="o", color=plots.RED)
-    quality.set(title="dev Spearman × 100", xlabel="step")
-    for ax in (loss, quality):
-        ax.set_xlim(0, max(history.steps, 1))
-    if history.dev_cosines is not None:
-        plots.draw_distributions(spread, dev_scores, history.dev_cosines)
+    quality.set(title="dev Spearman × 100", xlabel="step", xlim=planned)
+    if history.cosines:
+        plots.draw_distributions(spread, dev_scores, history.cosines[-1])
         if spread.lines:                   # none if all cosines are alike
             spread.legend(fontsize=7, loc="upper left")
     spread.set(title="dev cosines by human score", xlabel="cosine", ylabel="", yticks=[])
@@ -125,10 +123,6 @@ class TrainingPanel:
             self._say("Stopping: the dev pairs are scored a last time …")
             TrainingPanel._stopping.set()
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end of the training, at most so long; True if it has ended."""
-        return TrainingPanel._idle.wait(seconds)
-
     def _work(self, config: TrainingConfig, pooling: str) -> None:
         settings = {**self.settings, "pooling": pooling, "config": deciding(config)}
         self._clear(config)
@@ -180,9 +174,8 @@ class TrainingPanel:
     def _verdict(self, history: History) -> str:
         """How the run ended, its gain on dev, and what `train` noticed."""
         found = f"dev Spearman × 100 is {100 * history.best['dev_spearman']:.2f}"
-        if history.start_cosines is not None and not history.kept_start:
-            gain, low, high = (100 * each for each in gain_interval(
-                self.splits["dev"]["score"], history.start_cosines, history.trained_cosines))
+        if not history.kept_start:
+            gain, low, high = (100 * each for each in history.gain(self.splits["dev"]["score"]))
             found += (f", {gain:.2f} above the starting model (95 % interval {low:.2f} to "
                       f"{high:.2f})")
         return " Noticed: ".join([f"{self.runs['ended'].iloc[-1].capitalize()}: {found}.",

@@ -47,6 +47,7 @@ def bf16_gain() -> float:
     """
     def seconds(dtype: torch.dtype) -> float:
         a, b = torch.ones(512, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
-        return Timer("a @ b", globals={"a": a, "b": b}).blocked_autorange(min_run_time=0.05).median
+        timer = Timer("a @ b", globals={"a": a, "b": b})
+        return timer.blocked_autorange(min_run_time=0.05).median
 
     return seconds(torch.float32) / seconds(torch.bfloat16)

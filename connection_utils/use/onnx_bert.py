@@ -1,24 +1,23 @@
 """A ConnectionBert as onnxruntime runs it: faster than PyTorch on a CPU, in fp32 or int8."""
 
+import copy
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
-import torch.nn.functional as F
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from connection_utils.bert import POOLINGS, ConnectionBert
-from connection_utils.encoding import encode_by_length, paired_cosines, tokenize
+from connection_utils.encoding import TextEncoder
 from connection_utils.ground.whole_files import write_whole
 
 
-class OnnxBert:
+class OnnxBert(TextEncoder):
     """`encode` and `similarity` of a ConnectionBert, computed by onnxruntime on the CPU.
 
     In fp32 the embeddings equal the model's to about 1e-6. In `int8` they do not: measure the
@@ -29,6 +28,8 @@ class OnnxBert:
     ``attention_mask`` are (n, tokens) int64, its output ``last_hidden_state`` is (n, tokens,
     hidden) float32; pooling is not part of it. `size` is its size in bytes.
     """
+
+    device = "cpu"
 
     def __init__(self, model: ConnectionBert, int8: bool = False,
                  path: str | Path | None = None) -> None:
@@ -44,45 +45,26 @@ class OnnxBert:
             self.session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"])
         self.tokenizer, self.pooling = model.tokenizer, model.pooling
-        self.max_length, self.hidden_size = model.max_length, model.bert.config.hidden_size
+        self.max_length, self.hidden_size = model.max_length, model.hidden_size
 
-    def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False
-               ) -> np.ndarray:
-        """Sentence embeddings (n, hidden) float32 in the order of `texts`.
-
-        Texts are sorted by length internally, to reduce padding. With `normalize`, vectors are
-        scaled to length 1.
-        """
-        def embed(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-            hidden, = self.session.run(None, {k: t.numpy() for k, t in batch.items()})
-            vectors = POOLINGS[self.pooling](torch.from_numpy(hidden), batch["attention_mask"])
-            return F.normalize(vectors) if normalize else vectors
-
-        return encode_by_length(list(tokenize(texts, self.tokenizer, self.max_length)),
-                                self.tokenizer.pad_token_id, self.hidden_size, embed,
-                                batch_size)
-
-    def similarity(self, sentences1: Sequence[str], sentences2: Sequence[str],
-                   batch_size: int = 64) -> np.ndarray:
-        """cos(u, v) in -1..1 of each pair: (n,) float32. A repeated text is encoded once."""
-        return paired_cosines(sentences1, sentences2,
-                              lambda texts: self.encode(texts, batch_size, normalize=True))
+    def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Token ids (n, tokens) and their mask -> sentence embeddings (n, hidden) float32."""
+        hidden, = self.session.run(None, {"input_ids": input_ids.numpy(),
+                                          "attention_mask": attention_mask.numpy()})
+        return POOLINGS[self.pooling](torch.from_numpy(hidden), attention_mask)
 
 
 def _export(model: ConnectionBert, path: Path) -> None:
-    """Write `model`'s BERT to `path`; the model's mode is left as it was."""
+    """Write a copy of `model`'s BERT, in evaluation mode, to `path`."""
     shape = {0: torch.export.Dim("n"), 1: torch.export.Dim("tokens")}
     ids = torch.ones((2, 8), dtype=torch.long, device=model.device)
     mask = ids.clone()
     mask[1, 5:] = 0            # without padding the exporter would leave the mask out
-    was_training = model.training
-    try:
-        torch.onnx.export(
-            model.eval().bert, (ids, mask), path, input_names=["input_ids", "attention_mask"],
-            output_names=["last_hidden_state"], external_data=False, verbose=False,
-            dynamic_shapes={"input_ids": shape, "attention_mask": shape})
-    finally:
-        model.train(was_training)
+    torch.onnx.export(
+        copy.deepcopy(model.bert).eval(), (ids, mask), path,
+        input_names=["input_ids", "attention_mask"], output_names=["last_hidden_state"],
+        dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+        external_data=False, verbose=False)
 
 
 def _quantize(path: Path) -> None:
@@ -99,13 +81,12 @@ def _quantize(path: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings in the block: those of exporter and quantizer are for their makers."""
-    root, disabled = logging.getLogger(), logging.root.manager.disable
+    root = logging.getLogger()
     handlers = root.handlers[:]            # the first warning gives an empty root one
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logging.disable(disabled)
+        logging.disable(logging.NOTSET)
         root.handlers[:] = handlers

@@ -50,7 +50,7 @@ class ConnectionScorer:
         The texts are in ``sentence1`` and ``sentence2``; KeyError if one of them is missing.
         """
         cosines = self.model.similarity(list(batch["sentence1"]), list(batch["sentence2"]),
-                                        self.batch_size, self.precision)
+                                        self.batch_size, precision=self.precision)
         return {**batch, self.into: np.asarray(cosines, np.float32)}
 
     def __getstate__(self) -> dict[str, object]:

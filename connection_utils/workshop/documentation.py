@@ -27,8 +27,7 @@ def documentation_pairs(modules: Iterable[str] = MODULES) -> pd.DataFrame:
         home = import_module(module)
         public = [name for name in dir(home) if not name.startswith("_")]
         for name in sorted(getattr(home, "__all__", public)):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")          # a name may be deprecated
+            with warnings.catch_warnings(action="ignore"):       # a name may be deprecated
                 thing = getattr(home, name)
             text = inspect.getdoc(thing) or "" if callable(thing) else ""
             paragraphs = [" ".join(each.split()) for each in re.split(r"\n\s*\n", text)
