@@ -82,7 +82,7 @@ def test_every_row_in_order_with_all_its_columns(tmp_path, tiny_folder, scorer, 
     elif kind.startswith("json"):
         pairs.to_json(path, orient="records", lines=kind == "jsonl")
     elif kind == "xlsx":             # openpyxl writes a lone carriage return as a line end
-        pairs = pairs.replace("\r\n|\r", "\n", regex=True)
+        pairs = pairs.replace({"\r\n|\r": "\n", "^=": ""}, regex=True)     # and = as a formula
         pairs.to_excel(path, index=False)
     else:
         pairs.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",",
@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
         path = tmp_path / f"{count}.csv"
         path.write_text("sentence1,sentence2\n" + "a cat,a dog\n" * count)
         tracemalloc.start()
-        for chunk in open_file(path).chunks([0, 1], whole=True):
+        for chunk in open_file(path).chunks([0, 1]):
             assert len(chunk.cells) <= 1000
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from connection_utils import drop_leaks, find_leaks, read_splits, split_connections
 from connection_utils.ground.paths import ROOT
-from connection_utils.pair_files.splitting import find_repeats, pair_keys
+from connection_utils.pair_files.splitting import pair_keys
 from connection_utils.workshop.assets import DEFAULT_DATA
 
 
@@ -65,20 +65,6 @@ def test_a_tab_inside_a_text_makes_no_key_of_another_pair():
     keys = pair_keys(table(("a\tb", "c"), ("a", "b\tc"), ("C", "A\tb ")))
     assert keys[0] == keys[2] != keys[1]
     assert keys.str.count("\t").tolist() == [1, 1, 1]
-
-
-# Repeats in one table
-
-def test_the_rows_and_scores_of_repeated_pairs_are_found():
-    pairs = pd.DataFrame([("a", "b", 0.5), ("c", "d", 1), ("B ", "A", 0.5), ("e", "f", 0),
-                          ("a", "c", 1), ("F", "e", 1)],
-                         columns=["sentence1", "sentence2", "score"]).set_axis(range(10, 16))
-    assert find_repeats(pairs).values.tolist() == [[[10, 12], 1], [[13, 15], 2]]
-
-
-def test_a_table_of_different_pairs_has_no_repeats():
-    assert find_repeats(table(("a", "b"), ("a", "c"), ("b", "c"))).empty
-    assert find_repeats(table()).empty
 
 
 # Leaks

@@ -67,7 +67,8 @@ def reading_options(chosen: argparse.Namespace) -> dict[str, object]:
 
     ValueError if ``--columns`` is not OURS=THEIRS.
     """
-    from connection_utils.pair_files.columns import stated_columns
-
-    stated = vars(chosen) | {"columns": stated_columns(chosen.columns)}
+    odd = [each for each in chosen.columns if "=" not in each]
+    if odd:
+        raise ValueError(f"--columns {odd[0]}: expected OURS=THEIRS, as sentence1=question")
+    stated = vars(chosen) | {"columns": dict(each.split("=", 1) for each in chosen.columns)}
     return {name: stated[name] for name in READING if stated.get(name)}

@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,14 +55,6 @@ def check_columns(columns: object) -> dict[str, str]:
     return dict(given)
 
 
-def stated_columns(said: Sequence[str]) -> dict[str, str]:
-    """`columns` as a command line states them, ``sentence1=question``; ValueError if not so."""
-    odd = [each for each in said if "=" not in each]
-    if odd:
-        raise ValueError(f"--columns {odd[0]}: expected OURS=THEIRS, as sentence1=question")
-    return dict(each.split("=", 1) for each in said)
-
-
 def choose_columns(header: Sequence[str], given: Mapping[str, str]
                    ) -> tuple[dict[str, int], dict[str, str], list[tuple[str, str, str]]]:
     """Where the columns of a pair stand in `header`: as `given`, or by a known name.
@@ -98,11 +89,9 @@ def choose_columns(header: Sequence[str], given: Mapping[str, str]
 
 # What their cells may hold
 
-class Checked(NamedTuple):
-    """Some rows, checked."""
-    pairs: pd.DataFrame          # the good ones; index: the line of each
-    faults: list[Fault]          # of the others
-    numbers: list[Fault]         # texts of good rows that are numbers, as a question's answer
+# Some rows, checked: the good ones, their index the line of each; the faults of the others; and
+# texts of good rows that are numbers, as a question's answer.
+Checked = tuple[pd.DataFrame, list[Fault], list[Fault]]
 
 
 def check_cells(cells: pd.DataFrame, scale: tuple[float, float] | None = (0, 1),
@@ -114,33 +103,26 @@ def check_cells(cells: pd.DataFrame, scale: tuple[float, float] | None = (0, 1),
     `scale` (None: not known, the scores stay as they are). `encoding` is that of a text file.
     No row is compared with another, so a file may come in parts.
     """
-    faults, numbers = [], []
+    faults, odd = [], []
     for name in cells.columns.drop("score", errors="ignore"):
         for line, cell in cells[name].items():
             if name in TEXTS and is_number(cell):
-                numbers.append((line, name, show(cell), "a text"))
+                odd.append((line, name, show(cell), "a text"))
             elif fault := text_fault(cell, encoding, free=name not in TEXTS):
                 faults.append((line, name, *fault))
     if "score" in cells:
-        scores, found = _check_scores(cells["score"], scale)
-        faults += found
-        cells = cells.assign(score=scores)
+        numbers = _scores(cells["score"], truths=scale == (0, 1))   # on 0..5, True: a fifth
+        low, high = scale or (-math.inf, math.inf)
+        wanted = f"a number from {low:g} to {high:g}" if scale else "a number"
+        inside = np.isfinite(numbers) & (numbers >= low) & (numbers <= high)
+        for line, cell in cells["score"][~inside].items():
+            comma = type(cell) is str and _COMMA.fullmatch(cell.strip())
+            faults.append((line, "score", show(cell),
+                           wanted + ", with a decimal point" * bool(comma)))
+        cells = cells.assign(score=(numbers - low) / (high - low) if scale else numbers)
     good = cells[~cells.index.isin([line for line, *_ in faults])]
     pairs = good.astype({name: "str" for name in cells if name != "score"})
-    return Checked(pairs, faults, [number for number in numbers if number[0] in pairs.index])
-
-
-def _check_scores(cells: pd.Series, scale: tuple[float, float] | None
-                  ) -> tuple[np.ndarray, list[Fault]]:
-    """The scores, from 0 to 1 if there is a `scale`, and the faults of the others."""
-    numbers = _scores(cells, truths=scale == (0, 1))     # on 0..5, True would be a fifth
-    low, high = scale or (-math.inf, math.inf)
-    good = np.isfinite(numbers) & (numbers >= low) & (numbers <= high)
-    wanted = f"a number from {low:g} to {high:g}" if scale else "a number"
-    faults = [(line, "score", show(cell), wanted + ", with a decimal point" * (
-        type(cell) is str and _COMMA.fullmatch(cell.strip()) is not None))
-        for line, cell in cells[~good].items()]
-    return (numbers - low) / (high - low) if scale else numbers, faults
+    return pairs, faults, [each for each in odd if each[0] in pairs.index]
 
 
 def text_fault(cell: object, encoding: str | None, free: bool) -> tuple[str, str] | None:
@@ -184,14 +166,11 @@ def _scores(cells: Iterable[object], truths: bool = True) -> np.ndarray:
 
 def check_scale(scale: object) -> tuple[float, float]:
     """`scale` as the lowest and the highest score; ValueError if it is no such pair."""
-    try:
-        low, high = map(float, () if isinstance(scale, str) else scale)
-        if low < high and math.isfinite(high - low):
-            return low, high
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(f"scale is {show(scale)}; expected the lowest and the highest score that "
-                     "are possible, as scale=(1, 5)")
+    if not (isinstance(scale, tuple | list) and len(scale) == 2 and all(map(is_number, scale))
+            and float(scale[0]) < float(scale[1])):
+        raise ValueError(f"scale is {show(scale)}; expected the lowest and the highest score "
+                         "that are possible, as scale=(1, 5)")
+    return float(scale[0]), float(scale[1])
 
 
 def find_scale(cells: Iterable[object], name: str = "score"

@@ -9,13 +9,12 @@ import re
 import reprlib
 import shlex
 from collections.abc import Mapping, Sequence
-from os.path import normpath
+from itertools import groupby
 from pathlib import Path
 
 from connection_utils.ground.paths import runs_folder, shown
 from connection_utils.ground.whole_files import write_whole
 
-LISTED = 50                  # faults in one message
 Fault = tuple[int, str, str, str]
 
 _SHORT = reprlib.Repr()
@@ -57,17 +56,14 @@ def set_aside(path: Path, faults: Sequence[Fault], rows: Mapping[int, object]) -
     if it has no cells). No spreadsheet evaluates a formula in there. Each file of pairs has a
     file of bad rows, in folders named like those that `path` is in; a second run replaces it.
     """
-    reasons: dict[int, list[str]] = {}
-    for fault in faults:
-        reasons.setdefault(fault[0], []).append(sentence(fault))
-    name, place = shown(path), shown(normpath(path.absolute()))      # no .. in a place
-    if Path(place).is_absolute():        # a file outside of the repository
-        place = Path("elsewhere", Path(place).as_posix().replace(":", "").lstrip("/"))
+    place = Path(shown(path.resolve()))                  # no .. in it
+    if place.is_absolute():              # a file outside of the repository
+        place = Path("elsewhere", *place.parts[1:])
     target = runs_folder() / "bad_rows" / f"{place}.jsonl"
     with write_whole(target) as scratch, open(scratch, "w", encoding="ascii") as file:
-        for line, why in reasons.items():
-            file.write(json.dumps({"file": name, "line": line, "faults": why,
-                                   "row": rows[line]}, default=show) + "\n")
+        for line, some in groupby(faults, key=lambda fault: fault[0]):
+            entry = {"file": shown(path), "line": line, "faults": [*map(sentence, some)]}
+            file.write(json.dumps(entry | {"row": rows[line]}, default=show) + "\n")
     return target
 
 

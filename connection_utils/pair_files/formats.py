@@ -6,12 +6,12 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import ZipFile, is_zipfile
 
 import pandas as pd
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from connection_utils.ground.paths import shown
 from connection_utils.pair_files import texts
 from connection_utils.pair_files.columns import NAMES, is_number, plain_name
-from connection_utils.pair_files.faults import ConnectionDataError, many, show
+from connection_utils.pair_files.faults import ConnectionDataError, show
 
 CHUNK = 4096                 # rows at a time
 STS_COLUMNS = ["genre", "source", "year", "id", "score", "sentence1", "sentence2"]
@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
     """Some thousand rows of a file."""
     cells: pd.DataFrame          # objects, by place in the header; index: the line of each row
     broken: dict[int, tuple[str, str]]      # rows without cells: what was found and expected
-    whole: list[Cells] | pa.RecordBatch     # all rows; all columns if `whole` was asked for
+    whole: list[Cells] | pa.RecordBatch     # all rows, with all columns
 
 
 @dataclass
@@ -63,11 +63,10 @@ class PairFile:
         """The path, as messages show it."""
         return shown(self.path)
 
-    def chunks(self, places: Iterable[int], whole: bool = False) -> Iterator[Chunk]:
+    def chunks(self, places: Collection[int]) -> Iterator[Chunk]:
         """All rows in order, with their cells at these `places` in the header.
 
-        ``Chunk.whole`` has all columns if `whole`. ConnectionDataError if the file cannot be
-        read on.
+        ConnectionDataError if the file cannot be read on.
         """
         rows = self.rows()
         while some := list(islice(rows, CHUNK)):
@@ -94,7 +93,7 @@ def open_file(path: Path, encoding: str | None = None, names: Collection[str] = 
 
     `encoding` is that of a text file (None: it is found in its first megabyte); `names` are
     columns that the file is known to have. ConnectionDataError if the file cannot be read at
-    all, ValueError if Python knows no such encoding.
+    all, also because Python knows no such encoding.
     """
     if not path.is_file():
         what = "expected a file, but this is a folder" if path.is_dir() else "file not found"
@@ -103,9 +102,6 @@ def open_file(path: Path, encoding: str | None = None, names: Collection[str] = 
     name, suffix = shown(path), Path(path.name.lower().removesuffix(".gz")).suffix
     with texts.unpacked(path) as file:
         head = file.read(texts.HEAD)
-    if head.startswith((b"PAR1", b"PK\x03\x04")) and path.suffix.lower() == ".gz":
-        raise ConnectionDataError(f"{name}: gzip around a file that is compressed already. "
-                                  "Unpack it first, as with gunzip.")
     if head.startswith(b"PAR1"):
         return _parquet(path)
     if head.startswith(b"PK\x03\x04"):
@@ -115,11 +111,6 @@ def open_file(path: Path, encoding: str | None = None, names: Collection[str] = 
     if head and suffix in (".xlsx", ".xlsm", ".xls", ".parquet"):
         raise ConnectionDataError(f"{name}: the content is not that of a {suffix} file. "
                                   f"{SAVE_AS}")
-    try:
-        "".encode(encoding or "utf-8")
-    except LookupError:
-        raise ValueError(f"encoding is {encoding!r}; expected a text encoding that Python "
-                         "knows, as 'utf-8' or 'cp949'") from None
     file = PairFile(path, encoding)
     file.encoding = encoding or texts.find_encoding(head, file.told)
     return _text(file, suffix, names, "\n" if b"\n" in head else "\r")
@@ -157,7 +148,7 @@ def _text(file: PairFile, suffix: str, names: Collection[str], end: str) -> Pair
 def _sts_rows(lines: Iterator[str]) -> Iterator[Cells]:
     """The rows of the STS benchmark; some name their sources in two columns more."""
     width = len(STS_COLUMNS)
-    for line, row, (text,) in texts.plain_rows(lines):
+    for line, row, text in texts.plain_rows(lines):
         yield (line, row[:width], None) if len(row) >= width else (
             line, text.rstrip("\r\n"), (f"{len(row)} tab-separated fields",
                                         f"at least {width} ({', '.join(STS_COLUMNS)})"))
@@ -175,25 +166,23 @@ def _separator(first: str, known: Collection[str]) -> str:
 def _separated(file: PairFile, parsed: Callable[[], Iterator[texts.Row]], advice: str
                ) -> PairFile:
     """A file whose first filled row has the names of the columns."""
-    header_line, header, lines = next(filter(texts.is_filled, parsed()), (1, [], []))
+    quotes = "every quote closed, and doubled inside a quoted text"
+    header_line, header, text = next(parsed(), (1, [], ""))
     if isinstance(header, csv.Error):
-        found, expected = texts.fault_of(header, lines[0])
-        raise ConnectionDataError(f"{file.name}, line {header_line}: found {found}, "
-                                  f"expected the names of the columns, {expected}.")
+        raise ConnectionDataError(
+            f"{file.name}, line {header_line}: found {show(text)}, expected the names of the "
+            f"columns, {quotes} ({header}).")
 
     def rows() -> Iterator[Cells]:
-        for line, fields, lines in islice(filter(texts.is_filled, parsed()), 1, None):
+        for line, fields, text in islice(parsed(), 1, None):
+            fault = None
             if isinstance(fields, csv.Error):
-                yield line, lines[0].rstrip("\r\n"), texts.fault_of(fields, lines[0])
-                continue
-            if not any(map(str.strip, fields[len(header):])):     # empty columns at the end
-                fields = fields[:len(header)]
-            if len(fields) != len(header):
-                yield line, "".join(lines).rstrip("\r\n"), (
-                    f"{len(fields)} fields",
-                    f"{len(header)} as in line {header_line}; a text {advice}")
-            else:
-                yield line, fields, None
+                fault = show(text), f"{quotes} ({fields})"
+            elif len(fields) < len(header) or any(map(str.strip, fields[len(header):])):
+                fault = (f"{len(fields)} fields",
+                         f"{len(header)} as in line {header_line}; a text {advice}")
+            # columns without a name at the end, as a spreadsheet leaves them, are cut
+            yield line, text.rstrip("\r\n") if fault else fields[:len(header)], fault
 
     file.header, file.header_line, file.rows = header, header_line, rows
     return file
@@ -227,16 +216,14 @@ def _elements(file: PairFile, text: str) -> Callable[[], list[str]]:
     file.unit = "row"
     found, place = [], 0
     decoder = json.JSONDecoder(object_pairs_hook=_object)
-    try:
+    with _read_as("JSON", file.path, "Expected one JSON array of objects, or one object after "
+                  "another."):
         while start := re.compile(r"\S").search(text, place):
             element, place = decoder.raw_decode(text, start.start())
             found.append(element)
         if len(found) == 1 and isinstance(found[0], list):
             found, = found
         elements = list(map(json.dumps, found))
-    except (ValueError, RecursionError) as error:
-        raise ConnectionDataError(f"{file.name}: expected one JSON array of objects, or one "
-                                  f"object after another ({error}).") from None
     return lambda: elements
 
 
@@ -271,41 +258,28 @@ def _fields(row: Mapping[str, object], path: str = "") -> Iterator[tuple[str, ob
 # Excel and Parquet
 
 def _excel(path: Path) -> PairFile:
-    """The first sheet. Formulas stay as they are written: nothing is evaluated."""
+    """The first sheet. Of a formula, the value that its program saved: none is evaluated."""
     import openpyxl
 
-    if is_zipfile(path):
-        with ZipFile(path) as archive:
-            inside = archive.namelist()
-        if not any(name.startswith("xl/") for name in inside):
-            raise ConnectionDataError(
-                f"{shown(path)}: a zip archive or an OpenDocument file "
-                f"({', '.join(inside[:3])}). Unpack it, or save it as .xlsx.")
-    try:
-        with warnings.catch_warnings(action="ignore"):    # styles and the like are not read
-            book = openpyxl.load_workbook(path, read_only=True, keep_links=False)
-            sheet = book.worksheets[0]
-            sheet.reset_dimensions()     # some programs write wrong ones
-            rows = {number: [getattr(cell, "text", cell) for cell in row]   # array formulas
-                    for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
-                    if any(cell is not None for cell in row)}
-            book.close()
-    except Exception as error:           # a damaged file makes openpyxl raise anything
-        raise _unreadable(path, "Excel", error, "If it is Strict Open XML, save it as "
-                          ".xlsx.") from None
+    advice = "Unpack a zip archive; save OpenDocument or Strict Open XML as .xlsx."
+    # styles and the like are not read
+    with warnings.catch_warnings(action="ignore"), _read_as("Excel", path, advice):
+        book = openpyxl.load_workbook(path, read_only=True, keep_links=False, data_only=True)
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()         # some programs write wrong ones
+        rows = {line: list(row)
+                for line, row in enumerate(sheet.iter_rows(values_only=True), start=1)
+                if any(cell is not None for cell in row)}
+        book.close()
     header_line = next(iter(rows), 1)
     header = ["" if cell is None else str(cell) for cell in rows.pop(header_line, [])]
     width = len(header)
     right = sum(cell is not None for row in rows.values() for cell in row[width:])
     rows = {line: (row + [None] * width)[:width] for line, row in rows.items()
             if any(cell is not None for cell in row[:width])}
-    formulas = sum(type(cell) is str and cell.startswith("=")
-                   for row in rows.values() for cell in row)
     told = [f"the first of {len(book.worksheets)} sheets is read, {show(sheet.title)}"
             ] * (len(book.worksheets) > 1)
     told += [f"cells right of the header are left out: {right}"] * bool(right)
-    told += [f"{many(formulas, 'cell begins', 'cells begin')} with =, read as written (if "
-             "their values are meant, paste them as values)"] * bool(formulas)
     return PairFile(path, None, told, header, header_line,
                     lambda: ((line, row, None) for line, row in rows.items()), "row")
 
@@ -313,42 +287,38 @@ def _excel(path: Path) -> PairFile:
 class _ParquetFile(PairFile):
     """Rows with types of their own, which stay as they are in ``Chunk.whole``."""
 
-    def chunks(self, places: Iterable[int], whole: bool = False) -> Iterator[Chunk]:
-        begin, wanted = 1, {place: self.header[place] for place in places}
-        try:
-            # a row group is not read at once; threads would hold more the larger it is
-            with pq.ParquetFile(self.path, buffer_size=texts.HEAD, pre_buffer=False) as parquet:
-                for batch in parquet.iter_batches(CHUNK, use_threads=False, columns=(
-                        None if whole else list(wanted.values()))):
-                    batch.validate(full=True)                # damaged texts, too
-                    cells = {place: batch[name].to_pylist() for place, name in wanted.items()}
-                    lines = range(begin, begin + len(batch))
-                    yield Chunk(pd.DataFrame(cells, lines, dtype=object), {}, batch)
-                    begin += len(batch)
-        except Exception as error:
-            raise _unreadable(self.path, "Parquet", error) from None
+    def chunks(self, places: Collection[int]) -> Iterator[Chunk]:
+        begin = 1
+        # a row group is not read at once; threads would hold more the larger it is
+        with (_read_as("Parquet", self.path),
+              pq.ParquetFile(self.path, buffer_size=texts.HEAD, pre_buffer=False) as parquet):
+            for batch in parquet.iter_batches(CHUNK, use_threads=False):
+                batch.validate(full=True)                    # damaged texts, too
+                cells = {place: batch.column(place).to_pylist() for place in places}
+                lines = range(begin, begin + len(batch))
+                yield Chunk(pd.DataFrame(cells, lines, dtype=object), {}, batch)
+                begin += len(batch)
 
 
 def _parquet(path: Path) -> PairFile:
-    try:
+    with _read_as("Parquet", path):
         schema = pq.read_schema(path).remove_metadata()
-    except Exception as error:           # a damaged file makes it raise anything
-        raise _unreadable(path, "Parquet", error) from None
 
     def rows() -> Iterator[Cells]:
-        for chunk in file.chunks([], whole=True):
-            columns = ((column.cast(pa.string())      # Python's dates end with the year 9999
-                        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
-                        else column).to_pylist()
-                       for column in chunk.whole.columns)
-            yield from ((line, list(row), None) for line, row in zip(
-                chunk.cells.index, zip(*columns, strict=True), strict=True))
+        for chunk in file.chunks(range(len(schema))):
+            for line, *cells in chunk.cells.itertuples(name=None):
+                yield line, cells, None
 
     file = _ParquetFile(path, header=schema.names, rows=rows, unit="row", schema=schema)
     return file
 
 
-def _unreadable(path: Path, kind: str, error: Exception, advice: str = SAVE_AS
-                ) -> ConnectionDataError:
-    return ConnectionDataError(f"{shown(path)}: cannot be read as {kind} "
-                               f"({type(error).__name__}: {str(error)[:200]}). {advice}")
+@contextmanager
+def _read_as(kind: str, path: Path, advice: str = SAVE_AS) -> Iterator[None]:
+    """In the block, all errors are a ConnectionDataError: a damaged file raises anything."""
+    try:
+        yield
+    except Exception as error:
+        raise ConnectionDataError(f"{shown(path)}: cannot be read as {kind} "
+                                  f"({type(error).__name__}: {str(error)[:200]}). {advice}"
+                                  ) from None

@@ -2,35 +2,17 @@
 
 import re
 from collections.abc import Callable, Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from connection_utils.ground.paths import as_path, shown
-from connection_utils.pair_files import splitting
-from connection_utils.pair_files.columns import (
-    COLUMNS,
-    EXAMPLE,
-    Checked,
-    check_cells,
-    check_columns,
-    check_scale,
-    choose_columns,
-    find_scale,
-    text_fault,
-)
-from connection_utils.pair_files.faults import (
-    LISTED,
-    ConnectionDataError,
-    Fault,
-    many,
-    sentence,
-    set_aside,
-    show,
-)
+from connection_utils.pair_files import columns, faults, splitting
+from connection_utils.pair_files.faults import ConnectionDataError, Fault, many, sentence, show
 from connection_utils.pair_files.formats import STS_COLUMNS, Chunk, PairFile, open_file
+
+LISTED = 50                  # faults in one message
 
 # How the three files may be called, as patterns.
 SPLITS = {"train": "train", "dev": "dev|validation|valid", "test": "test"}
@@ -88,15 +70,13 @@ def read_splits(data: str | Path, seed: int = 12, keep_leaks: bool = False,
         tell(f"{shown(files['dev'])}: taken as dev")
     tables = _read(list(files.values()), columns, scale, on_bad_rows, encoding, tell)
     splits = dict(zip(files, tables, strict=True))
-    if not all("genre" in pairs for pairs in tables):      # not the STS benchmark's own files
-        leaks = splitting.find_leaks(splits)
-        for one, later in combinations(files, 2):
-            count = ((leaks[one] > 0) & (leaks[later] > 0)).sum()
-            if count:
-                tell(f"{shown(path)}: {many(count, 'pair', 'pairs')} of {later} "
-                     f"{'is' if count == 1 else 'are'} in {one}, too; "
-                     + ("left in both" if keep_leaks else f"dropped from {one}"))
-    return _rankable(path, splits if keep_leaks else splitting.drop_leaks(splits))
+    kept = splits if keep_leaks else splitting.drop_leaks(splits)
+    for name, pairs in kept.items():
+        lost = len(splits[name]) - len(pairs)
+        if lost and "genre" not in pairs:        # of the STS benchmark's own, data/README.md
+            tell(f"{shown(path)}: {many(lost, 'row', 'rows')} of {name} dropped, as the same "
+                 "pairs are in a later split, too")
+    return _rankable(path, kept)
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -147,18 +127,19 @@ class OpenPairs(NamedTuple):
     places: dict[str, int]       # in the header, of the columns that were found
     missing: list[Fault]         # the columns that were not
 
-    def sort(self, faults: list[Fault]) -> list[Fault]:
-        """`faults` in the order of the file, with its own names for the columns."""
+    def sort(self, found: list[Fault]) -> list[Fault]:
+        """The faults in the order of the file, with its own names for the columns."""
         theirs = {ours: self.file.header[place].strip() for ours, place in self.places.items()}
-        return sorted(((line, theirs.get(ours, ours), *rest) for line, ours, *rest in faults),
+        return sorted(((line, theirs.get(ours, ours), *rest) for line, ours, *rest in found),
                       key=lambda fault: fault[0])
 
-    def check(self, chunk: Chunk, scale: tuple[float, float] | None = (0, 1)) -> Checked:
+    def check(self, chunk: Chunk, scale: tuple[float, float] | None = (0, 1)
+              ) -> columns.Checked:
         """The good pairs by line, and all faults of the rows, in the order of the file."""
         cells = chunk.cells[list(self.places.values())].set_axis(list(self.places), axis=1)
-        pairs, faults, numbers = check_cells(cells, scale, self.file.encoding)
-        faults += [(line, "", *fault) for line, fault in chunk.broken.items()]
-        return Checked(pairs, self.sort(faults), self.sort(numbers))
+        pairs, wrong, numbers = columns.check_cells(cells, scale, self.file.encoding)
+        wrong += [(line, "", *fault) for line, fault in chunk.broken.items()]
+        return pairs, self.sort(wrong), self.sort(numbers)
 
     def look(self, tell: Tell, scale: tuple[float, float] | None = (0, 1),
              streaming: bool = False) -> Look:
@@ -166,49 +147,50 @@ class OpenPairs(NamedTuple):
 
         If `streaming`, no pairs are kept, and only as many faults as a message lists.
         """
-        tables, faults, numbers, total, bad, count, odd = [], [], [], 0, 0, 0, 0
+        tables, listed, numbers, total, bad, count, odd = [], [], [], 0, 0, 0, 0
         for chunk in self.file.chunks(self.places.values()):
-            checked = self.check(chunk, scale)
-            tables += [] if streaming else [checked.pairs]
-            faults += checked.faults[:LISTED - len(faults)] if streaming else checked.faults
-            numbers = numbers or checked.numbers
-            total += len(checked.faults)
-            bad += len(chunk.whole) - len(checked.pairs)
+            pairs, wrong, doubtful = self.check(chunk, scale)
+            tables += [] if streaming else [pairs]
+            listed += wrong[:LISTED - len(listed)] if streaming else wrong
+            numbers = numbers or doubtful
+            total += len(wrong)
+            bad += len(chunk.whole) - len(pairs)
             count += len(chunk.whole)
-            odd += len(checked.numbers)
+            odd += len(doubtful)
         if numbers:
             line, column, found, _ = numbers[0]
             tell(f"{self.file.name}: {many(odd, 'text is a number', 'texts are numbers')}, "
                  f"kept as text; see {self.file.unit} {line}, column {column}: {found}")
-        return Look(pd.concat(tables) if tables else pd.DataFrame(), faults, total, bad, count)
+        return Look(pd.concat(tables) if tables else pd.DataFrame(), listed, total, bad, count)
 
 
-def open_pairs(path: Path, given: Mapping[str, str], encoding: str | None, tell: Tell,
-               wanted: tuple[str, ...] = COLUMNS) -> OpenPairs:
+def open_pairs(path: Path, given: Mapping[str, str] | None, encoding: str | None, tell: Tell,
+               wanted: tuple[str, ...] = columns.COLUMNS) -> OpenPairs:
     """Open a file of pairs, and find the `wanted` columns; `tell` gets what was guessed."""
+    given = columns.check_columns(given)
     file = open_file(path, encoding, given.values())
-    places, guessed, faults = choose_columns(file.header, given)
+    places, guessed, missing = columns.choose_columns(file.header, given)
     names = ", ".join(f"{ours} is {show(guessed[ours])}" for ours in wanted if ours in guessed)
     for line in file.told + [f"{names} (if it is another, state columns=)"] * bool(names):
         tell(f"{file.name}: {line}")
     places = {ours: places[ours] for ours in wanted if ours in places}
     odd = [("", *fault) for name in file.header
-           if (fault := text_fault(name, file.encoding, free=True))]
-    if file.scale and wanted == COLUMNS:
+           if (fault := columns.text_fault(name, file.encoding, free=True))]
+    if file.scale and wanted == columns.COLUMNS:
         places |= {name: STS_COLUMNS.index(name) for name in ("genre", "source", "year")}
-    return OpenPairs(file, places, [(file.header_line, *fault) for fault in odd + faults
+    return OpenPairs(file, places, [(file.header_line, *fault) for fault in odd + missing
                                     if fault[0] in ("", *wanted)])
 
 
 # Some files that belong together, in memory
 
-def _read(paths: list[Path], columns: Mapping[str, str] | None,
+def _read(paths: list[Path], given: Mapping[str, str] | None,
           scale: tuple[float, float] | None, on_bad_rows: str, encoding: str | None, tell: Tell
           ) -> list[pd.DataFrame]:
     """The files' pairs; a scale that is not known is found over all of them together."""
     if on_bad_rows not in ("error", "drop"):
         raise ValueError(f"on_bad_rows is {on_bad_rows!r}; expected 'error' or 'drop'")
-    stated, given = None if scale is None else check_scale(scale), check_columns(columns)
+    stated = None if scale is None else columns.check_scale(scale)
     opened, found = [open_pairs(path, given, encoding, tell) for path in paths], None
     unknown = [pairs for pairs in opened
                if "score" in pairs.places and not (stated or pairs.file.scale)]
@@ -216,18 +198,20 @@ def _read(paths: list[Path], columns: Mapping[str, str] | None,
         cells = (cell for pairs in unknown
                  for chunk in pairs.file.chunks([pairs.places["score"]])
                  for cell in chunk.cells[pairs.places["score"]])
-        found, fault = find_scale(cells, unknown[0].file.header[unknown[0].places["score"]])
+        name = unknown[0].file.header[unknown[0].places["score"]]
+        found, fault = columns.find_scale(cells, name)
         for pairs in unknown:
             pairs.missing.extend(pairs.sort(fault))
     looks = [pairs.look(tell, stated or pairs.file.scale or found) for pairs in opened]
     for pairs, look in zip(opened, looks, strict=True):
         if look.count > look.bad and not (pairs.file.scale or pairs.missing):
             _tell_repeats(pairs.file, look.pairs, tell)
-    refuse(opened, looks, on_bad_rows == "drop", f"{EXAMPLE} or scale=(1, 5)",
+    refuse(opened, looks, on_bad_rows == "drop", f"{columns.EXAMPLE} or scale=(1, 5)",
            'pass on_bad_rows="drop" to go on without them')
-    for (file, *_), (good, faults, _, bad, count) in zip(opened, looks, strict=True):
+    for (file, *_), (good, wrong, _, bad, count) in zip(opened, looks, strict=True):
         if bad:
-            target = set_aside(file.path, faults, file.rows_at({line for line, *_ in faults}))
+            rows = file.rows_at({line for line, *_ in wrong})
+            target = faults.set_aside(file.path, wrong, rows)
             tell(f"{file.name}: {bad} of {count} rows dropped; they are in {shown(target)}, "
                  "with what is wrong")
         if not (stated or file.scale):
@@ -241,14 +225,15 @@ def _read(paths: list[Path], columns: Mapping[str, str] | None,
 
 def _tell_repeats(file: PairFile, pairs: pd.DataFrame, tell: Tell) -> None:
     """Tell which pairs are in several rows, apart those whose scores contradict each other."""
-    repeats = splitting.find_repeats(pairs)
-    for same, what in ((repeats["scores"] == 1, "in several rows"),
-                       (repeats["scores"] > 1, "in several rows with different scores")):
-        rows = repeats.loc[same, "rows"]
-        if len(rows):
+    keys = splitting.pair_keys(pairs)
+    repeated = pairs["score"][keys.duplicated(keep=False)]
+    groups = [scores for _, scores in repeated.groupby(keys, sort=False)]
+    for same, what in ((True, ""), (False, " with different scores")):
+        rows = [scores.index for scores in groups if (scores.nunique() == 1) == same]
+        if rows:
             where = "; ".join(" and ".join(map(str, lines[:3])) for lines in rows[:3])
-            tell(f"{file.name}: {many(len(rows), 'pair is', 'pairs are')} {what}, all kept "
-                 f"({file.unit}s {where}{'; …' * (len(rows) > 3)})")
+            tell(f"{file.name}: {many(len(rows), 'pair is', 'pairs are')} in several rows"
+                 f"{what}, all kept ({file.unit}s {where}{'; …' * (len(rows) > 3)})")
 
 
 def refuse(opened: list[OpenPairs], looks: list[Look], keep: bool, example: str,

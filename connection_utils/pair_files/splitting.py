@@ -31,32 +31,18 @@ def find_leaks(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return leaked.rename_axis("pair").sort_index().reset_index()
 
 
-def find_repeats(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The pairs that are in several rows of one table, in any case or order.
-
-    A row for each such pair: ``rows``, the list of their indices, and ``scores``, how many
-    different ones they have.
-    """
-    keys = pair_keys(pairs)
-    same = keys.duplicated(keep=False)
-    rows = pd.DataFrame({"rows": pairs.index, "scores": pairs["score"]}, pairs.index)
-    return rows[same].groupby(keys[same], sort=False).agg({"rows": list, "scores": "nunique"})
-
-
 def drop_leaks(splits: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The same splits, each without the pairs that a later one holds.
 
     In the order train, dev, test: train gives way to dev and test, dev gives way to
     test, and test is never touched, or its scores could not be compared with others'.
     """
-    names = list(splits)
-    keys = {name: pair_keys(pairs) for name, pairs in splits.items()}
-    kept = {}
-    for position, name in enumerate(names):
-        later = pd.concat([keys[other] for other in names[position + 1:]] or
-                          [pd.Series(dtype=object)])
-        kept[name] = splits[name][~keys[name].isin(later)].reset_index(drop=True)
-    return kept
+    kept, later = {}, set()
+    for name in reversed(list(splits)):
+        keys = pair_keys(splits[name])
+        kept[name] = splits[name][~keys.isin(later)].reset_index(drop=True)
+        later.update(keys)
+    return {name: kept[name] for name in splits}
 
 
 def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataFrame]:
@@ -64,19 +50,18 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
 
     Pairs that share a sentence, directly or through other pairs, stay on one side, and
     each side gets its share of low, middle and high scores. The seed decides; the rows
-    keep their order. ValueError if there are fewer than 30 pairs, or if nearly all are
-    related, so that a side stays empty.
+    keep their order. ValueError if there are fewer than 30 pairs, or fewer than ten groups of
+    related ones.
     """
     check_number("seed", seed, int, 0)
     if len(pairs) < 30:
         raise ValueError(f"{len(pairs)} pairs are too few to cut into train, dev and test; "
                          "expected at least 30")
     groups = _related_groups(pairs)
-    related = ValueError(
-        f"the {len(pairs)} pairs are so related through shared sentences that they cannot be "
-        "cut apart; bring a folder with train, dev and test files")
-    if len(np.unique(groups)) < 10:
-        raise related
+    if len(np.unique(groups)) < 10:          # with ten, each fold gets at least one
+        raise ValueError(
+            f"the {len(pairs)} pairs are so related through shared sentences that they cannot "
+            "be cut apart; bring a folder with train, dev and test files")
     from sklearn.model_selection import StratifiedGroupKFold  # a second or two; rarely wanted
 
     tenths = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
@@ -85,8 +70,6 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
         folds = [rows for _, rows in tenths.split(
             pairs, y=pd.cut(pairs["score"], 3, labels=False), groups=groups)]
     sides = {"train": np.concatenate(folds[2:]), "dev": folds[0], "test": folds[1]}
-    if not all(map(len, sides.values())):
-        raise related
     return {name: pairs.iloc[np.sort(rows)].reset_index(drop=True)
             for name, rows in sides.items()}
 

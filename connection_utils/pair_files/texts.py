@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from connection_utils.ground.paths import shown
-from connection_utils.pair_files.faults import ConnectionDataError, show
+from connection_utils.pair_files.faults import ConnectionDataError
 
 HEAD = 1 << 20               # bytes that decide on the encoding and on quotes
 MAX_ROW_LINES = 1000         # a quoted row longer than this began with a stray quote
@@ -20,8 +20,8 @@ GZIP = b"\x1f\x8b"
 
 csv.field_size_limit(1 << 24)            # characters; csv's own limit is 131,072
 
-# The line where a row begins; its fields, or why there are none; its lines as they are.
-Row = tuple[int, list[str] | csv.Error, list[str]]
+# The line where a row begins; its fields, or why there are none; its text as it is.
+Row = tuple[int, list[str] | csv.Error, str]
 
 
 # Lines
@@ -48,8 +48,6 @@ def find_encoding(head: bytes, told: list[str]) -> str:
     """
     if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         return "UTF-16"
-    if head[1:2] == b"\0":               # no mark; a first character of ASCII
-        return "UTF-16-LE"
 
     def beyond_ascii(encoding: str, errors: str = "strict") -> list[str]:
         """The signs beyond ASCII; one that the end of the head cuts in two is left out."""
@@ -81,15 +79,15 @@ def lines_of(path: Path, encoding: str, end: str) -> Iterator[str]:
     A byte b that cannot be decoded becomes U+DC00 + b, but in UTF-16 and UTF-32, where all
     that follows would be shifted: ConnectionDataError, as for a file that cannot be read.
     """
-    wide = lookup(encoding).name.startswith(("utf-16", "utf-32"))
     try:
+        wide = lookup(encoding).name.startswith(("utf-16", "utf-32"))
         with unpacked(path) as file, io.TextIOWrapper(
                 file, encoding, "strict" if wide else "surrogateescape", newline=end) as text:
             first = text.readline().removeprefix("\ufeff")
             for_excel = first.startswith("sep=") and len(first.rstrip("\r\n")) == 5
             yield first[5:] if for_excel else first      # "sep=;" means something to Excel only
             yield from text
-    except UnicodeError as error:
+    except (UnicodeError, LookupError) as error:             # or Python knows no such encoding
         raise ConnectionDataError(
             f"{shown(path)}: cannot be decoded as {encoding} ({error}); state another, as "
             "encoding='cp949', or save the file as UTF-8.") from None
@@ -100,8 +98,8 @@ def lines_of(path: Path, encoding: str, end: str) -> Iterator[str]:
 def plain_rows(lines: Iterable[str]) -> Iterator[Row]:
     """The rows of tab-separated text in which quotes are part of the texts."""
     for number, line in enumerate(lines, start=1):
-        if row := line.rstrip("\r\n"):
-            yield number, row.split("\t"), [line]
+        if line.strip():
+            yield number, line.rstrip("\r\n").split("\t"), line
 
 
 def quoted_rows(lines: Iterator[str], separator: str) -> Iterator[Row]:
@@ -126,15 +124,10 @@ def quoted_rows(lines: Iterator[str], separator: str) -> Iterator[Row]:
             del taken[1:]
         if row is None:
             return
-        if row:
-            yield begin, row, taken
+        if isinstance(row, csv.Error) or any(map(str.strip, row)):
+            yield begin, row, "".join(taken)
         begin += len(taken)
         taken.clear()
-
-
-def is_filled(row: Row) -> bool:
-    """Whether `row` is more than separators and blanks."""
-    return isinstance(row[1], csv.Error) or any(map(str.strip, row[1]))
 
 
 def is_quoted(lines: Iterator[str]) -> bool | None:
@@ -150,10 +143,9 @@ def is_quoted(lines: Iterator[str]) -> bool | None:
         size += len(line)
     if not any(line.startswith('"') or '\t"' in line for line in head):
         return None
-    plain = [fields for _, fields, _ in filter(is_filled, plain_rows(head))]
+    plain = [fields for _, fields, _ in plain_rows(head)]
     quoted = []
-    for _, fields, _ in filter(is_filled, quoted_rows(
-            io.StringIO("".join(head), newline=""), "\t")):
+    for _, fields, _ in quoted_rows(io.StringIO("".join(head), newline=""), "\t"):
         if isinstance(fields, csv.Error):
             if size < HEAD or "end of data" not in str(fields):
                 return False
@@ -164,8 +156,3 @@ def is_quoted(lines: Iterator[str]) -> bool | None:
     doubled = any(cell.startswith('"') and '""' in cell[1:-1] for row in plain for cell in row)
     return bool(quoted) and odd_if_quoted <= odd and (
         doubled or odd > 0 or all(name.startswith('"') for name in plain[0]))
-
-
-def fault_of(error: csv.Error, line: str) -> tuple[str, str]:
-    """What was found and what was expected where csv raised `error` at `line`."""
-    return show(line), f"every quote closed, and doubled inside a quoted text ({error})"

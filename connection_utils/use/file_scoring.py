@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from connection_utils.ground.paths import as_path, shown
 from connection_utils.ground.progress_bar import progress
 from connection_utils.ground.whole_files import clear_leftovers, sha256_of, write_whole
-from connection_utils.pair_files.columns import EXAMPLE, TEXTS, check_columns
+from connection_utils.pair_files.columns import EXAMPLE, TEXTS
 from connection_utils.pair_files.faults import ConnectionDataError, sentence, show
 from connection_utils.pair_files.formats import CHUNK, Chunk, PairFile
 from connection_utils.pair_files.reading import OpenPairs, Tell, open_pairs, refuse
 from connection_utils.use.scorer import ConnectionScorer
 
-FORMAT = 2                           # of the parts; another number makes all be scored anew
+FORMAT = 3                           # of the parts; another number makes all be scored anew
 WRITERS = {".csv": pyarrow.csv.CSVWriter, ".parquet": pq.ParquetWriter}
 
 
@@ -51,7 +51,7 @@ def score_file(pairs: str | Path, out: str | Path, scorer: ConnectionScorer,
         raise FileExistsError(f"{shown(out)} exists already. Remove it, or choose another "
                               "name.")
     clear_leftovers(out)
-    source = open_pairs(pairs, check_columns(columns), encoding, tell, TEXTS)
+    source = open_pairs(pairs, columns, encoding, tell, TEXTS)
     look = source.look(tell, streaming=True)
     refuse([source], [look], keep_bad_rows, EXAMPLE,
            "keep them without a cosine (keep_bad_rows=True)")
@@ -67,10 +67,10 @@ def score_file(pairs: str | Path, out: str | Path, scorer: ConnectionScorer,
     parts.mkdir(parents=True, exist_ok=True)
     paths, seen, scored = [], 0, 0
     with progress(None, total=look.count, desc="scoring", unit="pair") as bar:
-        for number, chunk in enumerate(source.file.chunks(source.places.values(), whole=True)):
+        for number, chunk in enumerate(source.file.chunks(source.places.values())):
             paths.append(parts / f"{number:08d}.parquet")
             if not number:
-                first = source.check(chunk).pairs
+                first, *_ = source.check(chunk)
                 tell(f"first {len(first):,} rows: "
                      f"{scorer.unread([*first['sentence1'], *first['sentence2']])}")
             if not paths[-1].exists():
@@ -94,16 +94,13 @@ def _schema_with(into: str, file: PairFile, out: Path) -> pa.Schema:
 
     ConnectionDataError if `out` cannot contain them.
     """
-    names = [name.strip() for name in file.header]
-    if names.count("") > 1:                 # empty columns, as at the end of a spreadsheet
-        names = [name or f"column {place}" for place, name in enumerate(names, start=1)]
-    names.append(into)
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConnectionDataError(
-            f"{file.name}: {names.count(twice[0])} columns of the result would be called "
-            f"{show(twice[0])}; expected different names (into= is that of the new column).")
-    schema = file.schema or pa.schema([(name, pa.string()) for name in names[:-1]])
+    names = [name.strip() or f"column {n}" for n, name in enumerate(file.header, start=1)]
+    schema = file.schema or pa.schema([(name, pa.string()) for name in names])
     schema = schema.append(pa.field(into, pa.float32()))
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise ConnectionDataError(
+            f"{file.name}: {twice.count(twice[0])} columns of the result would be called "
+            f"{show(twice[0])}; expected different names (into= is that of the new column).")
     try:
         with WRITERS[out.suffix.lower()](pa.BufferOutputStream(), schema) as writer:
             writer.write_table(schema.empty_table())
@@ -116,7 +113,7 @@ def _schema_with(into: str, file: PairFile, out: Path) -> pa.Schema:
 def _score_part(source: OpenPairs, chunk: Chunk, scorer: ConnectionScorer, schema: pa.Schema,
                 path: Path) -> None:
     """Write all rows of `chunk`, with all columns and the cosine, to `path`."""
-    good = source.check(chunk).pairs
+    good, *_ = source.check(chunk)
     cosines = pd.Series(scorer(good.to_dict("list"))[scorer.into], good.index,
                         dtype="float32").reindex(sorted([*chunk.cells.index, *chunk.broken]))
     if isinstance(chunk.whole, pa.RecordBatch):
