@@ -1,14 +1,18 @@
-"""This series and sentence-transformers, side by side on one machine.
+"""This series and sentence-transformers, side by side on one machine, like with like first.
 
-    python benchmarks/compare_sentence_transformers.py --pairs 2000 --repeats 3
+    python benchmarks/compare_sentence_transformers.py --pairs 2000 --repeats 5
 
-Both fine-tune the same checkpoint on the same pairs (drawn by the seed across all genres),
-with the same batch size, epochs, learning rate, precision, seed and loss. Two comparisons
-leave the same settings, and say so: `with_options` takes ours with the loss CoSENT and the
-two lowest layers frozen; the time to quality sets their recipe as published against ours
-called `fast`, which counts only if it ends with at least their test Spearman. Every
-measurement is a process of its own, ours and theirs in turn. The ratios are formed within a
-turn, so that a machine that slows down slows both. The result goes to benchmarks/results/
+Both fine-tune the same checkpoint on the same pairs (drawn by the seed across all genres)
+with the same batch size, epochs, learning rate, seed and loss: shuffled on both sides, in
+batches by length on both sides, and in bfloat16 on both sides where the CPU has it. Then both
+encode. Rows with other settings on one side are named so: int8 against their fp32.
+
+Time to quality: both score the same dev pairs after each quarter of one epoch, and the first
+moment counts at which a target is reached that was fixed beforehand (`TARGETS`). Theirs is
+trained with cosine MSE and with their CoSENT, ours with the recipes `post` and `fast`.
+
+Every measurement is a process of its own, ours and theirs in turn. The ratios are formed within
+a turn, so that a machine that slows down slows both. The result goes to benchmarks/results/
 as JSON, written anew after each measurement: a call that was killed goes on where it stopped.
 
 Needs the extra `bench` (accelerate and datasets, which their trainer wants).
@@ -17,10 +21,11 @@ Needs the extra `bench` (accelerate and datasets, which their trainer wants).
 import argparse
 import json
 import math
-import resource
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +46,7 @@ from connection_utils import (
 )
 from connection_utils.config import RECIPES, TrainingConfig
 from connection_utils.ground.paths import ROOT
+from connection_utils.speed.precision import has_bf16
 from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -48,50 +54,75 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, MAX_LENGTH, LEARNING_RATE = 16, 128, 5e-5
 BUCKET = 50               # batches' worth of pairs that are sorted by length, where any are
-THEIR_EPOCHS = 4          # of their published STS recipe, with the three numbers above
+TARGETS = (87.5, 88.0)    # dev Spearman × 100; the untouched model has 86.7
+QUARTERS = (0.25, 0.5, 0.75, 1.0)      # of the epoch: when both are scored
 
 
 # What is measured: each runs in a process of its own and returns numbers
 
-def train_ours(pairs: int, seed: int, config: TrainingConfig) -> dict[str, float]:
+def train_ours(pairs: int, seed: int, config: TrainingConfig) -> dict[str, object]:
     """Fine-tune with this series; the seconds are those of tokenising and of the steps."""
     splits = _splits(pairs, seed)
     model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, max_length=MAX_LENGTH, device="cpu")
     started = time.perf_counter()
     train_set = ConnectionDataset(splits["train"], model.tokenizer, MAX_LENGTH)
     tokenising = time.perf_counter() - started
-    history = train(model, train_set, splits["dev"].head(100), replace(
-        config, seed=seed, evaluations_per_epoch=1), keep_start=False)
-    return _judged(history.pairs, tokenising + history.seconds, model.similarity, splits)
+    history = train(model, train_set, splits["dev"], replace(config, seed=seed),
+                    keep_start=False)
+    curve = [[tokenising + each["seconds"], 100 * each["dev_spearman"]]
+             for each in history.evaluations if each["step"]]
+    return _judged(history.pairs, tokenising + history.seconds, curve)
 
 
-def train_theirs(pairs: int, seed: int, epochs: int, by_length: bool = False
-                 ) -> dict[str, float]:
+def train_theirs(pairs: int, seed: int, by_length: bool = False, loss: str = "cosine_mse",
+                 quarters: tuple[float, ...] = (1.0,), **arguments: object
+                 ) -> dict[str, object]:
     """Fine-tune with sentence-transformers' trainer; the seconds are those of train().
 
     The library has no batches by length of its own (the trainer below it has, but
     sentence-transformers makes its own batches), yet takes anybody's: `by_length` gives
-    it ours, whose lengths are counted before the clock starts.
+    it ours, whose lengths are counted before the clock starts. The dev pairs are scored after
+    these `quarters` of the epoch, while the clock is stopped.
     """
+    from transformers import TrainerCallback
+
     splits = _splits(pairs, seed)
-    batches = {}
     if by_length:
         lengths = ConnectionDataset(splits["train"], load_tokenizer(ROOT / DEFAULT_MODEL),
                                     MAX_LENGTH).lengths
-        batches["batch_sampler"] = lambda dataset, batch_size, **_: LengthBucketedBatches(
+        arguments["batch_sampler"] = lambda dataset, batch_size, **_: LengthBucketedBatches(
             lengths, batch_size, seed, BUCKET)
-    model, seconds = fit_theirs(ROOT / DEFAULT_MODEL, splits["train"], "cpu", seed=seed,
-                                num_train_epochs=epochs, **batches)
+    steps = math.ceil(len(splits["train"]) / BATCH_SIZE)
+    moments, dev, curve, stopped = {round(steps * q) for q in quarters}, splits["dev"], [], []
 
-    def similarity(first, second):
-        u, v = (model.encode(list(texts), normalize_embeddings=True)
-                for texts in (first, second))
-        return (u * v).sum(axis=1)
+    class Curve(TrainerCallback):
+        """Scores the dev pairs now and then; what that takes is not counted."""
 
-    return _judged(epochs * len(splits["train"]), seconds, similarity, splits)
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step not in moments:
+                return
+            now = time.perf_counter()
+            curve.append([now - self.started - sum(stopped),
+                          100 * spearman(dev["score"], _cosines(model.eval(), dev))])
+            model.train()
+            stopped.append(time.perf_counter() - now)
+
+    _, seconds = fit_theirs(ROOT / DEFAULT_MODEL, splits["train"], "cpu", loss, [Curve()],
+                            seed=seed, num_train_epochs=1, **arguments)
+    return _judged(len(splits["train"]), seconds - sum(stopped), curve)
 
 
-def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, **arguments: object
+def _cosines(model: "SentenceTransformer", pairs: pd.DataFrame) -> np.ndarray:
+    u, v = (model.encode(list(pairs[side]), batch_size=64, normalize_embeddings=True)
+            for side in ("sentence1", "sentence2"))
+    return (u * v).sum(axis=1)
+
+
+def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, loss: str = "cosine_mse",
+               callbacks: Sequence = (), **arguments: object
                ) -> tuple["SentenceTransformer", float]:
     """Their model in `folder`, trained by their trainer on `pairs`, and train()'s seconds.
 
@@ -103,14 +134,18 @@ def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, **arguments
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CoSENTLoss,
+        CosineSimilarityLoss,
+    )
 
     model = SentenceTransformer(str(folder), device=device,
                                 model_kwargs={"dtype": torch.float32})   # as ours, always
     model.max_seq_length = MAX_LENGTH
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SentenceTransformerTrainer(
-            model=model, loss=CosineSimilarityLoss(model),
+            model=model, callbacks=list(callbacks), loss={
+                "cosine_mse": CosineSimilarityLoss, "cosent": CoSENTLoss}[loss](model),
             train_dataset=Dataset.from_pandas(pairs[["sentence1", "sentence2", "score"]]),
             args=SentenceTransformerTrainingArguments(**{
                 "output_dir": scratch, "use_cpu": device == "cpu", "save_strategy": "no",
@@ -125,7 +160,7 @@ def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, **arguments
 def encode(pairs: int, seed: int, whose: str) -> dict[str, float]:
     """Encode both texts of each pair in batches of 64, after one round to warm up.
 
-    `whose` is ours, ours_onnx, ours_int8 or theirs. The Spearman is that of the dev pairs.
+    `whose` is ours, ours_int8 or theirs. The Spearman is that of the dev pairs.
     """
     splits = _splits(pairs, seed)
     if whose == "theirs":
@@ -139,7 +174,7 @@ def encode(pairs: int, seed: int, whose: str) -> dict[str, float]:
         if whose != "ours":
             from connection_utils import OnnxBert
 
-            model = OnnxBert(model, int8=whose == "ours_int8")
+            model = OnnxBert(model, int8=True)
     texts = [*splits["train"]["sentence1"], *splits["train"]["sentence2"]]
     model.encode(texts[:256], batch_size=64)
     started = time.perf_counter()
@@ -159,30 +194,46 @@ def _splits(pairs: int, seed: int) -> dict:
                      .reset_index(drop=True)}
 
 
-def _judged(pairs: int, seconds: float, similarity, splits: dict) -> dict[str, float]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024         # MiB, on Linux
-    test = splits["test"]
-    return {"pairs_per_s": pairs / seconds, "seconds": seconds, "peak_memory_mib": peak,
-            "test_spearman": 100 * spearman(
-                test["score"], np.asarray(similarity(test["sentence1"], test["sentence2"])))}
+def _judged(pairs: int, seconds: float, curve: list[list[float]]) -> dict[str, object]:
+    return {"pairs_per_s": pairs / seconds, "seconds": seconds,
+            "peak_memory_mib": peak_memory_mib(), "curve": curve,
+            "dev_spearman": curve[-1][1]}
 
 
-SAME = TrainingConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
+def peak_memory_mib() -> float:
+    """The most memory that this process has had."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+SAME = TrainingConfig(epochs=1, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+                      evaluations_per_epoch=1, precision="fp32")
 TASKS = {
     "ours": lambda n, seed: train_ours(n, seed, SAME),
-    "theirs": lambda n, seed: train_theirs(n, seed, 1),
+    "theirs": lambda n, seed: train_theirs(n, seed),
     "ours_by_length": lambda n, seed: train_ours(n, seed, replace(SAME, bucket=BUCKET)),
-    "ours_frozen": lambda n, seed: train_ours(n, seed, replace(SAME, frozen_layers=1)),
-    "ours_options": lambda n, seed: train_ours(n, seed, replace(
-        SAME, loss="cosent", frozen_layers=2)),
-    "theirs_by_length": lambda n, seed: train_theirs(n, seed, 1, by_length=True),
+    "theirs_by_length": lambda n, seed: train_theirs(n, seed, by_length=True),
+    "ours_bf16": lambda n, seed: train_ours(n, seed, replace(SAME, precision="bf16")),
+    "theirs_bf16": lambda n, seed: train_theirs(n, seed, bf16=True),
     "encode_ours": lambda n, seed: encode(n, seed, "ours"),
-    "encode_ours_onnx": lambda n, seed: encode(n, seed, "ours_onnx"),
-    "encode_ours_int8": lambda n, seed: encode(n, seed, "ours_int8"),
     "encode_theirs": lambda n, seed: encode(n, seed, "theirs"),
-    "quality_ours": lambda n, seed: train_ours(n, seed, RECIPES["fast"]),
-    "quality_theirs": lambda n, seed: train_theirs(n, seed, THEIR_EPOCHS),
+    "encode_ours_int8": lambda n, seed: encode(n, seed, "ours_int8"),
+    "quality_ours": lambda n, seed: train_ours(n, seed, replace(
+        SAME, evaluations_per_epoch=len(QUARTERS))),
+    "quality_theirs": lambda n, seed: train_theirs(n, seed, quarters=QUARTERS),
+    "quality_ours_cosent": lambda n, seed: train_ours(n, seed, replace(
+        RECIPES["fast"], evaluations_per_epoch=len(QUARTERS), precision="fp32")),
+    "quality_theirs_cosent": lambda n, seed: train_theirs(
+        n, seed, loss="cosent", quarters=QUARTERS),
 }
+if not has_bf16(torch.device("cpu")):
+    del TASKS["ours_bf16"], TASKS["theirs_bf16"]
 
 
 # The parent: one process after the other, and what comes of it
@@ -208,39 +259,28 @@ def ratios(turns: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, floa
     def over(ours, theirs, key):
         return each(lambda turn: turn[ours][key] / turn[theirs][key])
 
-    return {
-        "train_pairs_per_s_ratio": over("ours_by_length", "theirs", "pairs_per_s"),
-        "train_pairs_per_s_ratio_both_shuffled": over("ours", "theirs", "pairs_per_s"),
-        "train_pairs_per_s_ratio_both_by_length": over("ours_by_length", "theirs_by_length",
-                                                       "pairs_per_s"),
-        "train_pairs_per_s_ratio_frozen": over("ours_frozen", "theirs", "pairs_per_s"),
-        "train_pairs_per_s_ratio_with_options": over("ours_options", "theirs",
-                                                     "pairs_per_s"),
-        "encode_sentences_per_s_ratio": over("encode_ours", "encode_theirs",
-                                             "sentences_per_s"),
-        "encode_onnx_sentences_per_s_ratio": over("encode_ours_onnx", "encode_theirs",
-                                                  "sentences_per_s"),
-        "encode_int8_sentences_per_s_ratio": over("encode_ours_int8", "encode_theirs",
-                                                  "sentences_per_s"),
-        "dev_spearman_encode_fp32": each(lambda turn: turn["encode_ours"]["dev_spearman"]),
-        "dev_spearman_encode_int8": each(
-            lambda turn: turn["encode_ours_int8"]["dev_spearman"]),
+    found = {
+        "train_ratio_both_shuffled": over("ours", "theirs", "pairs_per_s"),
+        "train_ratio_both_by_length": over("ours_by_length", "theirs_by_length", "pairs_per_s"),
+        "encode_ratio_fp32": over("encode_ours", "encode_theirs", "sentences_per_s"),
+        "encode_ratio_int8": over("encode_ours_int8", "encode_theirs", "sentences_per_s"),
         "peak_memory_ratio": over("ours", "theirs", "peak_memory_mib"),
-        "time_to_quality_ratio": each(_time_to_quality),
-        "quality_spearman_ours": each(lambda turn: turn["quality_ours"]["test_spearman"]),
-        "quality_spearman_theirs": each(lambda turn: turn["quality_theirs"]["test_spearman"]),
-        "spearman_ours": each(lambda turn: turn["ours"]["test_spearman"]),
-        **{f"spearman_{task}": each(lambda turn, task=task: turn[task]["test_spearman"])
-           for task in ("ours", "ours_by_length", "ours_frozen", "ours_options",
-                        "theirs", "theirs_by_length")},
+        **{f"dev_spearman_{task}": each(lambda turn, task=task: turn[task]["dev_spearman"])
+           for task in TASKS},
+        **{f"seconds_to_{target}_{whose}": each(lambda turn, whose=whose, target=target:
+                                                seconds_to(target, turn[f"quality_{whose}"]))
+           for target in TARGETS for whose in ("ours", "theirs", "ours_cosent",
+                                               "theirs_cosent")},
     }
+    if "ours_bf16" in turns[0]:
+        found["train_ratio_both_bf16"] = over("ours_bf16", "theirs_bf16", "pairs_per_s")
+        found["train_ratio_ours_bf16_to_fp32"] = over("ours_bf16", "ours", "pairs_per_s")
+    return found
 
 
-def _time_to_quality(turn: dict[str, dict[str, float]]) -> float:
-    """Our time to at least their final test Spearman / their time; infinite if we miss it."""
-    ours, theirs = turn["quality_ours"], turn["quality_theirs"]
-    reached = ours["test_spearman"] >= theirs["test_spearman"]
-    return ours["seconds"] / theirs["seconds"] if reached else math.inf
+def seconds_to(target: float, found: dict[str, object]) -> float:
+    """When the dev Spearman first reached `target`; infinite if it never did."""
+    return next((seconds for seconds, reached in found["curve"] if reached >= target), math.inf)
 
 
 def begun(output: Path, command: str, repeats: int) -> list[dict[str, dict[str, float]]]:
@@ -254,7 +294,7 @@ def begun(output: Path, command: str, repeats: int) -> list[dict[str, dict[str, 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--pairs", type=int, default=2000, help="training pairs")
-    options.add_argument("--repeats", type=int, default=3, help="turns, each with its seed")
+    options.add_argument("--repeats", type=int, default=5, help="turns, each with its seed")
     options.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     options.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -271,7 +311,8 @@ def main() -> None:
         for task in [task for task in TASKS if task not in turns[seed - 1]]:
             found = turns[seed - 1][task] = measure(task, chosen.pairs, seed)
             print(f"turn {seed} of {chosen.repeats}  {task}: " + "  ".join(
-                f"{name} {value:.2f}" for name, value in found.items()), flush=True)
+                f"{name} {value:.2f}" for name, value in found.items() if name != "curve"),
+                flush=True)
             keep(output, command, **ratios(turns), turns=turns)
     for name, value in ratios(turns).items():
         print(f"{name:42} {value['median']:7.2f}   ({value['min']:.2f} to {value['max']:.2f})")

@@ -38,25 +38,20 @@ SCRIPTS = [compare, cost_grows_linearly, draw_comparison, on_a_gpu, pairs_in_mem
            planted_faults, processes_share_the_work, scoring_stays_flat, sweep, transfer,
            where_the_time_goes]
 MEASURED = ["ours", "theirs", "theirs_by_length", "encode_ours", "encode_ours_int8",
-            "encode_theirs"]
+            "encode_theirs", "quality_theirs_cosent"]
 
 
 def turn(ours, theirs):
     """A turn in which ours does `ours` pairs a second, and theirs `theirs`."""
-    def trained(speed, memory, spearman):
+    def trained(speed, memory):
         return {"pairs_per_s": speed, "seconds": 100 / speed, "peak_memory_mib": memory,
-                "test_spearman": spearman}
+                "curve": [[25 / speed, 87.0], [50 / speed, 87.6], [100 / speed, 88.0]],
+                "dev_spearman": 88.0}
 
-    return {"ours": trained(ours, 500, 85), "theirs": trained(theirs, 1000, 84),
-            "ours_by_length": trained(ours + 2, 500, 84.5),
-            "ours_frozen": trained(ours + 10, 400, 85.5),
-            "ours_options": trained(ours + 20, 400, 86),
-            "theirs_by_length": trained(theirs + 5, 1000, 84),
-            "encode_ours": {"sentences_per_s": 300, "dev_spearman": 86.7},
-            "encode_ours_onnx": {"sentences_per_s": 400, "dev_spearman": 86.7},
-            "encode_ours_int8": {"sentences_per_s": 700, "dev_spearman": 86.6},
-            "encode_theirs": {"sentences_per_s": 200, "dev_spearman": 86.7},
-            "quality_ours": trained(ours, 500, 86), "quality_theirs": trained(theirs, 1000, 85)}
+    return {task: {"sentences_per_s": {"encode_ours": 300, "encode_theirs": 200}.get(task, 700),
+                   "dev_spearman": 86.6} if task.startswith("encode")
+            else trained(ours, 500) if "ours" in task else trained(theirs, 1000)
+            for task in [*compare.TASKS, "ours_bf16", "theirs_bf16"]}
 
 
 def test_each_planted_fault_has_its_place():
@@ -69,7 +64,7 @@ def test_a_comparison_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_
     whole, output, measured = turn(40, 20), tmp_path / "compared.json", []
 
     def measure(task, pairs, seed):
-        if len(measured) == 14:
+        if len(measured) == len(compare.TASKS) + 2:
             raise KeyboardInterrupt
         measured.append((seed, task))
         return whole[task]
@@ -80,12 +75,13 @@ def test_a_comparison_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_
     with pytest.raises(KeyboardInterrupt):
         compare.main()
     kept = json.loads(output.read_text())
-    assert [len(turn) for turn in kept["turns"]] == [12, 2]
-    assert kept["spearman_ours"] == {"median": 85, "min": 85, "max": 85}
+    assert [len(turn) for turn in kept["turns"]] == [len(compare.TASKS), 2]
+    assert kept["dev_spearman_ours"] == {"median": 88, "min": 88, "max": 88}
     measured.clear()
     compare.main()
     assert measured == [(2, task) for task in list(compare.TASKS)[2:]]
-    assert json.loads(output.read_text())["turns"] == [whole, whole]
+    assert json.loads(output.read_text())["turns"] == 2 * [
+        {task: whole[task] for task in compare.TASKS}]
     measured.clear()
     with pytest.raises(KeyboardInterrupt):           # it has ended: the next call begins anew
         compare.main()
@@ -95,28 +91,30 @@ def test_a_comparison_that_was_killed_goes_on_where_it_stopped(monkeypatch, tmp_
 def test_ratios_are_formed_within_a_turn_ours_over_theirs():
     """A machine that slows down from one turn to the next slows both."""
     found = compare.ratios([turn(40, 20), turn(20, 10), turn(60, 20)])
-    assert found["train_pairs_per_s_ratio"] == {"median": 2.2, "min": 2.1, "max": 3.1}
-    assert found["train_pairs_per_s_ratio_both_shuffled"] == {"median": 2.0, "min": 2.0,
-                                                              "max": 3.0}
-    assert found["train_pairs_per_s_ratio_both_by_length"]["min"] == pytest.approx(22 / 15)
-    assert found["train_pairs_per_s_ratio_frozen"]["max"] == 3.5
-    assert found["train_pairs_per_s_ratio_with_options"]["max"] == 4.0
-    assert found["encode_sentences_per_s_ratio"]["median"] == 1.5
-    assert found["encode_int8_sentences_per_s_ratio"]["median"] == 3.5
-    assert found["dev_spearman_encode_int8"]["median"] == 86.6
+    for name in ("both_shuffled", "both_by_length", "both_bf16"):
+        assert found[f"train_ratio_{name}"] == {"median": 2.0, "min": 2.0, "max": 3.0}
+    assert found["encode_ratio_fp32"]["median"] == 1.5
+    assert found["encode_ratio_int8"]["median"] == 3.5
+    assert found["dev_spearman_encode_ours_int8"]["median"] == 86.6
     assert found["peak_memory_ratio"]["median"] == 0.5
-    assert found["time_to_quality_ratio"]["median"] == 0.5
-    assert [found[f"spearman_{task}"]["median"] for task in (
-        "ours", "ours_by_length", "ours_frozen", "ours_options", "theirs",
-        "theirs_by_length")] == [85, 84.5, 85.5, 86, 84, 84]
+    assert found["seconds_to_87.5_ours"] == {"median": 50 / 40, "min": 50 / 60, "max": 50 / 20}
+    assert found["seconds_to_88.0_theirs_cosent"]["median"] == 100 / 20
 
 
-def test_a_quality_that_is_not_reached_takes_for_ever():
+def test_a_cpu_without_bfloat16_has_all_but_its_rows():
+    turns = [{task: found for task, found in turn(40, 20).items() if "bf16" not in task}] * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "TASKS", dict.fromkeys(turns[0]))
+        found = compare.ratios(turns)
+    assert "train_ratio_both_bf16" not in found and found["train_ratio_both_shuffled"]
+
+
+def test_a_target_that_is_not_reached_takes_for_ever():
     """A faster run to a worse model would be no time to quality at all."""
     missed = turn(40, 20)
-    missed["quality_ours"]["test_spearman"] = 84.99
-    found = compare.ratios([turn(40, 20), missed, turn(40, 20)])["time_to_quality_ratio"]
-    assert found == {"median": 0.5, "min": 0.5, "max": math.inf}
+    missed["quality_ours"]["curve"][-1][1] = 87.99
+    found = compare.ratios([turn(40, 20), missed, turn(40, 20)])["seconds_to_88.0_ours"]
+    assert found == {"median": 2.5, "min": 2.5, "max": math.inf}
 
 
 def test_what_is_kept_is_strict_json(tmp_path):
@@ -172,10 +170,12 @@ def measured(request):
 @pytest.mark.parametrize("task", MEASURED)
 def test_a_task_measures_in_a_process_of_its_own(measured, task):
     found = measured[task].result()
-    assert all(value > 0 for value in found.values())
+    assert 60 < found["dev_spearman"] < 95
     if not task.startswith("encode"):
         assert found["pairs_per_s"] * found["seconds"] == pytest.approx(32)
-        assert 60 < found["test_spearman"] < 95 and found["peak_memory_mib"] > 100
+        assert found["peak_memory_mib"] > 100
+        (seconds, reached), = found["curve"][-1:]
+        assert 0 < seconds <= found["seconds"] and reached == found["dev_spearman"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
@@ -193,10 +193,10 @@ def test_help_says_what_is_measured_and_how_it_is_called(monkeypatch, capsys, sc
 def test_the_comparison_is_drawn_from_what_was_measured():
     figure = draw_comparison.draw({"turns": [turn(40, 20), turn(20, 10), turn(60, 20)]})
     training, encoding, quality = figure.axes
-    said = {text.get_text().strip() for ax in figure.axes for text in ax.texts}
-    assert {"40", "42", "20", "25", "50", "60", "300", "200", "400", "700"} <= said
-    assert {"5 s: 85.00", "2 s: 86.00"} <= said
-    assert [len(ax.patches) for ax in (training, encoding, quality)] == [6, 4, 2]
+    said = [text.get_text().strip() for ax in figure.axes for text in ax.texts]
+    assert said == ["40", "20"] * 3 + ["700", "300", "200"]
+    assert [len(ax.patches) for ax in (training, encoding, quality)] == [6, 3, 0]
+    assert [line.get_xdata()[-1] for line in quality.lines] == [5, 2.5, 5, 2.5]
     plt.close(figure)
 
 
