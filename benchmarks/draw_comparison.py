@@ -32,9 +32,9 @@ PANELS = (
         ("encode_ours", "this series", OURS),
         ("encode_ours_int8", "ours, onnxruntime int8", OURS))),
 )
-CURVES = (("quality_theirs", "theirs", THEIRS, "-"), ("quality_ours", "ours", OURS, "-"),
-          ("quality_theirs_cosent", "theirs, CoSENT", THEIRS, "--"),
-          ("quality_ours_cosent", "ours, CoSENT (fast)", OURS, "--"))
+CURVES = (("theirs", "theirs", THEIRS, "-"), ("ours", "ours", OURS, "-"),
+          ("theirs_cosent", "theirs, CoSENT", THEIRS, "--"),
+          ("ours_cosent", "ours, recipe fast", OURS, "--"))
 
 
 def draw(record: dict) -> plt.Figure:

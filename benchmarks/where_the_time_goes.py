@@ -32,6 +32,7 @@ from connection_utils import (
 )
 from connection_utils.ground.paths import ROOT
 from connection_utils.speed.gradient_table import one_gradient_table
+from connection_utils.speed.precision import has_bf16
 from connection_utils.training import build_optimizer, build_schedule, freeze, training_step
 from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
 
@@ -49,8 +50,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         if operation in PRODUCTS:
-            self.products.append((operation, [(tuple(a.shape), a.stride()) for a in args
-                                              if isinstance(a, torch.Tensor)]))
+            self.products.append((operation, [(tuple(a.shape), a.stride(), a.dtype)
+                                              for a in args if isinstance(a, torch.Tensor)]))
         return operation(*args, **(kwargs or {}))
 
     def seconds_alone(self) -> float:
@@ -66,10 +67,11 @@ class Recorder(TorchDispatchMode):
         return best
 
 
-def _random(shape: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
+def _random(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
+            ) -> torch.Tensor:
     """Random numbers in this layout, which may visit a place in memory twice."""
     places = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    return torch.rand(places).as_strided(shape, strides)
+    return torch.rand(places).to(dtype).as_strided(shape, strides)
 
 
 def timed(function: Callable, seconds: dict[str, float], part: str) -> Callable:
@@ -100,7 +102,8 @@ def measure(steps: int, config: TrainingConfig) -> dict[str, object]:
     alone = whole = 0.0
 
     def step(loss: Callable) -> None:
-        training_step(model, batch, loss, optimizer, schedule, config.max_grad_norm)
+        training_step(model, batch, loss, optimizer, schedule, config.max_grad_norm,
+                      config.precision)
 
     batches = iter(loader)
     with one_gradient_table(model.bert.embeddings.word_embeddings):
@@ -158,6 +161,8 @@ def main() -> None:
     config = TrainingConfig()
     kinds = {"full": config, "by_length": replace(config, bucket=BUCKET),
              "frozen_embeddings": replace(config, freeze_embeddings=True)}
+    if has_bf16(torch.device("cpu")):
+        kinds["bf16"] = replace(config, precision="bf16")
     found = {name: measure(chosen.steps, kind) for name, kind in kinds.items()}
     found["tokens_per_pair"] = padding(config.batch_size, config.seed)
     for name in kinds:
