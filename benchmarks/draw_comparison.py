@@ -34,7 +34,7 @@ PANELS = (
 )
 CURVES = (("theirs", "theirs", THEIRS, "-"), ("ours", "ours", OURS, "-"),
           ("theirs_cosent", "theirs, CoSENT", THEIRS, "--"),
-          ("ours_cosent", "ours, recipe fast", OURS, "--"))
+          ("ours_cosent", "ours, CoSENT", OURS, "--"))
 
 
 def draw(record: dict) -> plt.Figure:
