@@ -186,9 +186,9 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
     Arguments: `dev` is a table of pairs as `read_connections` returns it. `on_evaluation` gets
     the record of each evaluation (that of step 0 has no loss), `on_step` the history after each
     step, and `tell` a sentence of advice when a problem is noticed: many unknown tokens or cut
-    texts, collapse, a dev score that only falls, a full disk. Setting `stop`, from another
-    thread or in one of these functions, ends the training after the current step, with an
-    evaluation; so does Ctrl-C (in a notebook: interrupt), which then raises KeyboardInterrupt.
+    texts, collapse, a full disk. Setting `stop`, from another thread or in one of these
+    functions, ends the training after the current step, with an evaluation; so does Ctrl-C (in
+    a notebook: interrupt), which then raises KeyboardInterrupt.
     `checkpoints` is a folder: the state is written there every ``config.checkpoint_every``
     steps, and with ``config.resume`` a training that was killed continues from it, on a CPU to
     bit-equal weights.

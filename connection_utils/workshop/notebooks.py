@@ -27,7 +27,8 @@ def parameters_of(path: Path) -> dict[str, object]:
 
 def made_from(name: str, given: dict) -> str:
     """A hash of all that decides outputs: notebook, module, model, data and parameters."""
-    paths = [NOTEBOOKS / f"{name}.ipynb", *PACKAGE.rglob("*.py"), *PACKAGE.glob("use/*.md")]
+    paths = [NOTEBOOKS / f"{name}.ipynb", *PACKAGE.rglob("*.py"), *PACKAGE.glob("use/*.md"),
+             *PACKAGE.glob("*.mplstyle")]
     for place in (given["model_dir"], given["data"]):
         paths += [ROOT / as_path(place), *(ROOT / as_path(place)).glob("*")]
     files = [sha256_of(path) for path in sorted(paths)
@@ -69,4 +70,4 @@ def execute_copy(name: str, given: dict, copies: Path) -> None:
         notebook.metadata["made_from"] = made
         with write_whole(copy) as scratch:
             nbformat.write(notebook, scratch)
-        running.unlink()
+        running.unlink(missing_ok=True)       # another run of it may have ended just now
