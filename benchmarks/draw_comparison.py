@@ -61,7 +61,7 @@ def draw(record: dict) -> plt.Figure:
                                 for moment in points))
         axes[2].plot(seconds, scores, color=color, ls=style, marker="o", label=name)
     axes[2].set(title="dev Spearman × 100", xlabel="seconds of training", xlim=(0, None))
-    axes[2].legend(fontsize=7, loc="lower right")
+    axes[2].legend(fontsize=7, loc="lower right", handlelength=3.5)
     return figure
 
 
