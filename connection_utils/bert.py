@@ -144,13 +144,13 @@ class ConnectionBert(TextEncoder, nn.Module):
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], batch_size: int = 64, normalize: bool = False,
-               precision: str = "auto") -> np.ndarray:
+               precision: str = "fp32") -> np.ndarray:
         """Sentence embeddings (n, hidden) float32 in the order of `texts`.
 
         Texts are sorted by length internally, to reduce padding. With `normalize`, vectors
-        are scaled to length 1. `precision` is that of matrix products: "fp32", "bf16" or
-        "auto", which is bf16 on a GPU that has it. The model's mode (train or eval) is left as
-        it was.
+        are scaled to length 1. `precision` is that of matrix products: "fp32", "bf16" where
+        the processor has it, or "auto", which is bf16 on such a GPU and fp32 elsewhere. The
+        model's mode (train or eval) is left as it was.
         """
         was_training = self.training
         self.eval()

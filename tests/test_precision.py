@@ -161,7 +161,7 @@ def test_finetune_offers_it_where_there_is_a_gain(monkeypatch, tiny_folder, make
 
 
 def test_the_gain_is_a_ratio_of_times(monkeypatch):
-    monkeypatch.setattr(precision, "Timer", lambda code, globals: Namespace(
+    monkeypatch.setattr("torch.utils.benchmark.Timer", lambda code, globals: Namespace(
         blocked_autorange=lambda min_run_time: Namespace(median=globals["a"].element_size())))
     assert precision.bf16_gain() == 2
 

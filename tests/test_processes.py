@@ -256,3 +256,11 @@ def test_an_error_that_all_have_is_told_once(job, tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("expected a number from 0 to 1") == 1
     assert "connection_utils/" not in done.stderr                  # no traceback of ours
+
+
+def test_a_checkpoint_that_names_other_settings_is_another_training():
+    """One that an earlier version wrote knows nothing of a newer setting, and the reverse."""
+    assert "precision is None there, fp32 here" in processes.differences(
+        {"seed": "1"}, {"seed": "1", "precision": "fp32"})
+    assert processes.differences({"old": "1"}, {}) == "old is 1 there, None here"
+    assert not processes.differences({"seed": "1"}, {"seed": "1"})

@@ -405,7 +405,7 @@ def test_a_pair_of_test_and_train_is_reported_as_the_notebooks_treat_it(
                        }.items():
         pairs.iloc[rows].to_csv(tmp_path / f"{name}.csv", index=False)
     series.main(["run", "--data", str(tmp_path), "--scale", "0", "1"])
-    assert "1 pair of test is in train, too; dropped from train" in capsys.readouterr().out
+    assert "1 row of train dropped, as the same pairs are in a later split" in capsys.readouterr().out
     (copy,) = tmp_path.glob("runs/pairs/*/train.parquet")
     assert len(pd.read_parquet(copy)) == 29
 
@@ -451,14 +451,14 @@ def test_the_card_is_part_of_what_a_copy_is_made_from(tmp_path, monkeypatch):
 def test_progress_names_notebook_and_cell(run_cells, capsys):
     run_cells("short", "print(1)", "print(2)")
     assert "short: cell 2 of 2," in capsys.readouterr().out
-    assert not (ROOT / "runs/check/failed/short.ipynb").exists()
+    assert not (ROOT / "runs/check/failed/copies-short.ipynb").exists()
 
 
 def test_a_failing_cell_is_named_and_what_ran_is_kept(run_cells, tmp_path):
     with pytest.raises(notebooks.NotebookFailed, match="broken, code cell 2: ZeroDivisionError"):
         run_cells("broken", "print(1)", "1 / 0")
     assert not (tmp_path / "copies" / "broken.ipynb").exists()
-    kept = nbformat.read(ROOT / "runs/check/failed/broken.ipynb", as_version=4)
+    kept = nbformat.read(ROOT / "runs/check/failed/copies-broken.ipynb", as_version=4)
     assert "1\n" in [cell.outputs[0].text for cell in kept.cells
                      if cell.cell_type == "code" and "text" in cell.outputs[0]]
 

@@ -157,9 +157,11 @@ def _finetune(options: argparse.Namespace, recipe: str, config: TrainingConfig,
         + f", in each of {processes.count()} processes" * (processes.count() > 1)
         + f"; {model.pooling} pooling, max_length {model.max_length}")
     say(f"recipe  {recipe}")
-    if resolved(config.precision, model.device) == "fp32" and has_bf16(model.device):
-        say(f"speed   --precision bf16 would multiply matrices {bf16_gain():.1f} times as fast "
-            "on this CPU; a whole training step gains less")
+    processes.in_all(lambda: resolved(config.precision, model.device))     # or all refuse it
+    if (config.precision == "auto" and model.device.type == "cpu" and processes.is_main()
+            and has_bf16(model.device) and (gain := bf16_gain()) > 1):
+        say(f"speed   --precision bf16 would multiply matrices {gain:.1f} times as fast on this "
+            "CPU; a whole training step gains less")
     say("pairs   " + ", ".join(f"{name} {count:,}" for name, count in pairs.items()))
     if (few := round(config.train_share * pairs["train"])) < FEWEST_PAIRS:
         say(f"doubt   recipe {recipe} was measured on {FEWEST_PAIRS} training pairs and more; "

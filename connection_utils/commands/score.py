@@ -38,10 +38,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch-size", type=int, default=32, metavar="TEXTS",
                          help="texts that go through the model at once (default: %(default)s)")
     options.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best)")
-    options.add_argument("--precision", choices=PRECISION_NAMES, default="auto",
+    options.add_argument("--precision", choices=PRECISION_NAMES, default="fp32",
                          help="of matrix products; bf16 is for GPUs from Ampere on and CPUs "
-                              "with AMX or AVX-512-BF16 (default: %(default)s: bf16 on such a "
-                              "GPU, otherwise fp32)")
+                              "with AMX or AVX-512-BF16, auto is bf16 on such a GPU (default: "
+                              "%(default)s)")
     return options
 
 
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     if missing := missing_model(options.model):
         sys.exit(missing)
     from connection_utils.pair_files.faults import as_options
+    from connection_utils.speed.precision import resolved
     from connection_utils.use.file_scoring import score_file
     from connection_utils.use.scorer import ConnectionScorer  # and torch, which takes seconds
 
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
                                   batch_size=options.batch_size, device=options.device,
                                   precision=options.precision)
         print(f"model   {shown(options.model)} on {scorer.model.device}", flush=True)
+        resolved(options.precision, scorer.model.device)       # or refused, before an hour
         try:
             count = score_file(
                 options.pairs, out, scorer, keep_bad_rows=options.keep_bad_rows,

@@ -106,8 +106,8 @@ def must_agree(facts: Mapping[str, str]) -> None:
 
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     """In words, where two descriptions of a training differ; empty if they do not."""
-    return "; ".join(f"{name} is {value} there, {ours[name]} here"
-                     for name, value in theirs.items() if ours[name] != value)
+    return "; ".join(f"{name} is {theirs.get(name)} there, {ours.get(name)} here"
+                     for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
 
 
 # Shared work

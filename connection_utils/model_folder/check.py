@@ -152,9 +152,9 @@ def _check_entries(name: str, values: dict) -> None:
         if values.get(key) and values[key] not in accepted:
             raise ModelFolderError(
                 f"{name}: {key} is {str(values[key])!r:.60}, expected "
-                f"{' or '.join(accepted) or 'no such entry'}. Take a BERT that does not need "
-                "it: code in a folder is never run here, and without the entry the embeddings "
-                "would differ from those of other libraries.")
+                f"{' or '.join(accepted) or 'no such entry'}. Take a BERT with a WordPiece "
+                "vocabulary that does not need it: code in a folder is never run here, and "
+                "without the entry the embeddings would differ from other libraries'.")
 
 
 def _check_vocabulary(folder: Path, report: ModelReport) -> None:

@@ -167,10 +167,10 @@ def _scores(cells: Iterable[object], truths: bool = True) -> np.ndarray:
 def check_scale(scale: object) -> tuple[float, float]:
     """`scale` as the lowest and the highest score; ValueError if it is no such pair."""
     if not (isinstance(scale, tuple | list) and len(scale) == 2 and all(map(is_number, scale))
-            and float(scale[0]) < float(scale[1])):
+            and _number(scale[0]) < _number(scale[1])):
         raise ValueError(f"scale is {show(scale)}; expected the lowest and the highest score "
                          "that are possible, as scale=(1, 5)")
-    return float(scale[0]), float(scale[1])
+    return _number(scale[0]), _number(scale[1])
 
 
 def find_scale(cells: Iterable[object], name: str = "score"

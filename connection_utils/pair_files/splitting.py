@@ -58,10 +58,11 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
         raise ValueError(f"{len(pairs)} pairs are too few to cut into train, dev and test; "
                          "expected at least 30")
     groups = _related_groups(pairs)
-    if len(np.unique(groups)) < 10:          # with ten, each fold gets at least one
-        raise ValueError(
-            f"the {len(pairs)} pairs are so related through shared sentences that they cannot "
-            "be cut apart; bring a folder with train, dev and test files")
+    related = ValueError(
+        f"the {len(pairs)} pairs are so related through shared sentences that they cannot be "
+        "cut apart; bring a folder with train, dev and test files")
+    if len(np.unique(groups)) < 10:
+        raise related
     from sklearn.model_selection import StratifiedGroupKFold  # a second or two; rarely wanted
 
     tenths = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
@@ -70,6 +71,8 @@ def split_connections(pairs: pd.DataFrame, seed: int = 12) -> dict[str, pd.DataF
         folds = [rows for _, rows in tenths.split(
             pairs, y=pd.cut(pairs["score"], 3, labels=False), groups=groups)]
     sides = {"train": np.concatenate(folds[2:]), "dev": folds[0], "test": folds[1]}
+    if not all(map(len, sides.values())):
+        raise related
     return {name: pairs.iloc[np.sort(rows)].reset_index(drop=True)
             for name, rows in sides.items()}
 

@@ -1,7 +1,6 @@
 """Matrix products in 16 bits (bfloat16), where the processor computes them sooner."""
 
 import torch
-from torch.utils.benchmark import Timer
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -45,6 +44,8 @@ def bf16_gain() -> float:
 
     Measured on the product of a feed-forward layer: 512 tokens, 384 to 1,536 numbers each.
     """
+    from torch.utils.benchmark import Timer    # and its compiler, which no other use needs
+
     def seconds(dtype: torch.dtype) -> float:
         a, b = torch.ones(512, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
         timer = Timer("a @ b", globals={"a": a, "b": b})

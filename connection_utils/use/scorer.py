@@ -21,7 +21,7 @@ class ConnectionScorer:
     """
 
     def __init__(self, folder: str | Path, into: str = "cosine", batch_size: int = 32,
-                 device: str | None = None, precision: str = "auto") -> None:
+                 device: str | None = None, precision: str = "fp32") -> None:
         check_number("batch_size", batch_size, int, 1)
         self.folder, self.into = str(folder), into
         self.batch_size, self.device, self.precision = batch_size, device, precision

@@ -51,7 +51,7 @@ def execute_copy(name: str, given: dict, copies: Path) -> None:
     """
     path, copy = NOTEBOOKS / f"{name}.ipynb", copies / f"{name}.ipynb"
     made, known = made_from(name, given), parameters_of(path)
-    running = runs_folder() / "failed" / copy.name
+    running = runs_folder() / "failed" / f"{copies.name}-{copy.name}"
     running.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(copy):
         try:
@@ -70,4 +70,4 @@ def execute_copy(name: str, given: dict, copies: Path) -> None:
         notebook.metadata["made_from"] = made
         with write_whole(copy) as scratch:
             nbformat.write(notebook, scratch)
-        running.unlink(missing_ok=True)       # another run of it may have ended just now
+        running.unlink()
