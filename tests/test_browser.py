@@ -212,7 +212,12 @@ def test_turning_knobs_training_and_stopping_in_notebook_03(page, lab, house):
     assert re.search(r"\d+ pairs/s · \d+:\d\d left", numbers.inner_text())
     assert changed(before, during) > 0.01
     page.wait_for_function("() => /step [1-9]\\d of 150/.test(document.body.innerText)")
-    assert changed(during, picture(image)) > 0.002           # the curves go on
+    for _ in range(100):                                     # drawn every three seconds
+        if changed(during, picture(image)) > 0.002:          # the curves go on
+            break
+        page.wait_for_timeout(200)
+    else:
+        raise AssertionError("the figure stood still for 20 seconds")
 
     cell = page.locator(".jp-CodeCell", has_text="print(panel.knobs.code)")
     cell.locator(".cm-content").click()                      # the kernel answers meanwhile
