@@ -141,11 +141,3 @@ def draw_shares(ax: Axes, cosines: dict[str, np.ndarray]) -> None:
         ax.hist(np.clip(values, -0.3, 1.0), bins=np.linspace(-0.3, 1.0, 27), weights=np.full(
             len(values), 1 / len(values)), color=color, alpha=0.5, hatch=hatch, label=name)
     ax.set(xlabel="cosine of the two texts", ylabel="share of the pairs", xlim=(-0.3, 1.0))
-
-
-def draw_against_score(ax: Axes, scores: pd.Series, cosines: np.ndarray) -> None:
-    """A point for each pair, cosine over human score, and the line on which both are equal."""
-    ax.plot([0, 1], [0, 1], color="0.4", ls="--", lw=1, label="cosine = score")
-    ax.scatter(scores, cosines, s=6, alpha=0.35, color=BLUE, lw=0)
-    ax.set(xlabel="human score (0..1)", ylabel="cosine of the two texts", xlim=(-0.02, 1.02),
-           ylim=(-0.3, 1.02))

@@ -221,12 +221,9 @@ def train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFrame
         if train_set.unread.is_much:
             tell(f"training texts: {train_set.unread}.")
         train_set = train_set.sample(config.train_share, config.seed)
-        keeper = None
-        if checkpoints is not None or processes.count() > 1:
-            run = _identity(model, train_set, dev, config)
-            processes.must_agree(run)
-            if checkpoints is not None:
-                keeper = Checkpoints(checkpoints, run, config.resume, tell)
+        run = _identity(model, train_set, dev, config)
+        processes.must_agree(run)
+        keeper = checkpoints and Checkpoints(checkpoints, run, config.resume, tell)
         freeze(model, config.freeze_embeddings, config.frozen_layers)
         words = model.bert.embeddings.word_embeddings
         # Several processes keep their gradients in DistributedDataParallel's own memory.
@@ -311,9 +308,8 @@ def _train(model: ConnectionBert, train_set: ConnectionDataset, dev: pd.DataFram
                 break
     model.load_state_dict(state.best_weights)
     if history.kept_start:
-        tell(advice.start_kept(
-            history.best["dev_spearman"], history.gain(dev["score"]), len(dev), config.loss,
-            config.learning_rate, config.epochs))
+        tell(advice.start_kept(history.best["dev_spearman"], history.gain(dev["score"]),
+                               len(dev), config.loss, config.learning_rate, config.epochs))
     if interrupted.is_set():
         tell(advice.how_to_go_on(len(history.step_losses), history.steps,
                                  keeper and keeper.folder))

@@ -653,9 +653,9 @@ STRICT = b'<workbook xmlns="http://purl.oclc.org/ooxml/spreadsheetml/main"/>'
     (b"ARROW1\0\0 rest", "a.arrow", "an Arrow file"),
     (gzip.compress(b"sentence1,sentence2\n" * 99)[:-20], "a.csv.gz", "cannot be read"),
     (gzip.compress(b"")[:10] + b"\xff" * 99, "a.csv.gz", "cannot be read"),
-], ids=["xls", "zip", "OpenDocument", "ods", "damaged", "strict", "cut", "CSV as xlsx", "HTML as xls",
-        "cut parquet", "text as parquet", "gzipped parquet", "bzip2", "xz", "zstd", "SQLite",
-        "Arrow", "cut gz", "damaged gz"])
+], ids=["xls", "zip", "OpenDocument", "ods", "damaged", "strict", "cut", "CSV as xlsx",
+        "HTML as xls", "cut parquet", "text as parquet", "gzipped parquet", "bzip2", "xz", "zstd",
+        "SQLite", "Arrow", "cut gz", "damaged gz"])
 def test_what_is_no_spreadsheet_is_told_with_what_to_save(refused, content, name, message):
     assert message in refused(content, name)
 
@@ -806,3 +806,29 @@ def test_an_error_of_a_spreadsheet_is_no_text(refused):
     assert "line 4, column sentence2: found '#n/a'" in text
     assert "line 2, column sentence2: found '#N/A'" in text and "spreadsheet's error" in text
     assert "line 3, column sentence1: found '#REF!'" in text
+
+
+def test_a_date_after_the_year_9999_is_set_aside_with_its_row(read, aside):
+    table = pa.table({**PAIR, "score": [0.0, 1.0, None],
+                      "when": pa.array([400_000_000_000] * 3, pa.timestamp("s"))})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    assert len(read(buffer.getvalue(), "a.parquet", on_bad_rows="drop")) == 2
+    entry, = aside("a.parquet")
+    assert entry["row"]["sentence1"] == "c" and entry["row"]["when"].startswith("14645-")
+
+
+def test_of_parquet_only_the_columns_of_the_pairs_are_decoded(tmp_path, monkeypatch):
+    """A column of embeddings beside them may be a hundred times as large."""
+    asked, iterate = [], pq.ParquetFile.iter_batches
+
+    def seen(self, *given, **named):
+        asked.append(named["columns"])
+        return iterate(self, *given, **named)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", seen)
+    (tmp_path / "a.parquet").write_bytes(parquet(
+        {"vector": [[0.5] * 9] * 2, "sentence1": ["a", "b"], "sentence2": ["c", "d"],
+         "score": [0.0, 1.0]}))
+    read_connections(tmp_path / "a.parquet", tell=[].append)
+    assert asked and all("vector" not in columns for columns in asked)

@@ -22,7 +22,7 @@ from connection_utils.workshop import notebooks
 PUBLIC = connection_utils._HOME
 FOLDERS = set().union(*LAYERS)
 # Lines of code. The limit is on sums: a limit on each file only makes more files.
-LESSON, ALL = 800, 3941
+LESSON, ALL = 850, 3937
 
 
 def test_imports_go_down_the_layers_inside_functions_too():
@@ -76,8 +76,7 @@ def test_the_guard_sees_a_circle(planted):
 
 def test_the_lesson_and_the_module_stay_small():
     sizes = {file: lines_of_code(path) for file, path in files_of(PACKAGE).items()}
-    assert sum(size for file, size in sizes.items()
-               if folder_of(file) == "lesson" and file not in DOORS) <= LESSON
+    assert sum(size for file, size in sizes.items() if folder_of(file) == "lesson") <= LESSON
     assert sum(sizes.values()) <= ALL
 
 

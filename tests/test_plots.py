@@ -254,12 +254,6 @@ def test_a_batch_is_drawn_as_its_mask():
     assert ax.lines[0].get_ydata()[0] == 2                     # between first and second texts
 
 
-def test_each_pair_is_a_point_of_score_and_cosine():
-    _, ax = plt.subplots()
-    plots.draw_against_score(ax, pd.Series([0.2, 0.8]), np.array([0.1, 0.9]))
-    assert ax.collections[0].get_offsets().tolist() == [[0.2, 0.1], [0.8, 0.9]]
-
-
 def test_shares_add_up_to_one_for_each_kind():
     _, ax = plt.subplots()
     plots.draw_shares(ax, {"few": np.array([0.1, 1.0000001]), "many": np.linspace(-0.5, 1, 50)})

@@ -1,6 +1,5 @@
 """bfloat16: offered where the processor has it, refused elsewhere, close to fp32."""
 
-import dataclasses
 import re
 from argparse import Namespace
 
@@ -164,8 +163,3 @@ def test_the_gain_is_a_ratio_of_times(monkeypatch):
     monkeypatch.setattr("torch.utils.benchmark.Timer", lambda code, globals: Namespace(
         blocked_autorange=lambda min_run_time: Namespace(median=globals["a"].element_size())))
     assert precision.bf16_gain() == 2
-
-
-def test_the_setting_is_in_the_config():
-    assert "precision" in {each.name for each in dataclasses.fields(TrainingConfig)}
-    assert TrainingConfig().precision == "auto"

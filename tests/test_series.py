@@ -405,7 +405,8 @@ def test_a_pair_of_test_and_train_is_reported_as_the_notebooks_treat_it(
                        }.items():
         pairs.iloc[rows].to_csv(tmp_path / f"{name}.csv", index=False)
     series.main(["run", "--data", str(tmp_path), "--scale", "0", "1"])
-    assert "1 row of train dropped, as the same pairs are in a later split" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 row of train dropped, as the same pairs are in a later split" in said
     (copy,) = tmp_path.glob("runs/pairs/*/train.parquet")
     assert len(pd.read_parquet(copy)) == 29
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import threading
+from array import array
 from contextlib import nullcontext
 
 import numpy as np
@@ -196,7 +197,7 @@ def test_training_leaves_the_random_state_alone(splits):
 def test_a_diverged_loss_is_told_with_step_and_advice(splits):
     model = fresh()
     broken = ConnectionDataset(splits["train"], model.tokenizer)
-    broken.score = [math.inf] * len(broken)
+    broken.score = array("d", [math.inf] * len(broken))
     with pytest.raises(FloatingPointError, match="step 1: the loss is inf.*learning_rate"):
         train(model, broken, splits["dev"], CONFIG)
 
@@ -367,7 +368,7 @@ def test_loading_a_model_meanwhile_does_not_disturb_the_training(few, short_run,
 def test_after_an_error_the_next_training_runs_as_if_nothing_had_been(few, short_run):
     broken = fresh()
     train_set = ConnectionDataset(few["train"], broken.tokenizer)
-    train_set.score = [math.nan] * len(train_set)
+    train_set.score = array("d", [math.nan] * len(train_set))
     with pytest.raises(FloatingPointError, match="step 1: the loss is nan"):
         train(broken, train_set, few["dev"], SHORT)
     assert not broken.training

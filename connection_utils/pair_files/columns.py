@@ -167,7 +167,7 @@ def _scores(cells: Iterable[object], truths: bool = True) -> np.ndarray:
 def check_scale(scale: object) -> tuple[float, float]:
     """`scale` as the lowest and the highest score; ValueError if it is no such pair."""
     if not (isinstance(scale, tuple | list) and len(scale) == 2 and all(map(is_number, scale))
-            and _number(scale[0]) < _number(scale[1])):
+            and 0 < _number(scale[1]) - _number(scale[0]) < math.inf):
         raise ValueError(f"scale is {show(scale)}; expected the lowest and the highest score "
                          "that are possible, as scale=(1, 5)")
     return _number(scale[0]), _number(scale[1])

@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
     """Some thousand rows of a file."""
     cells: pd.DataFrame          # objects, by place in the header; index: the line of each row
     broken: dict[int, tuple[str, str]]      # rows without cells: what was found and expected
-    whole: list[Cells] | pa.RecordBatch     # all rows, with all columns
+    whole: list[Cells] | pa.RecordBatch     # all rows; all columns if `whole` was asked for
 
 
 @dataclass
@@ -63,10 +63,11 @@ class PairFile:
         """The path, as messages show it."""
         return shown(self.path)
 
-    def chunks(self, places: Collection[int]) -> Iterator[Chunk]:
+    def chunks(self, places: Collection[int], whole: bool = False) -> Iterator[Chunk]:
         """All rows in order, with their cells at these `places` in the header.
 
-        ConnectionDataError if the file cannot be read on.
+        ``Chunk.whole`` has all columns if `whole`. ConnectionDataError if the file cannot be
+        read on.
         """
         rows = self.rows()
         while some := list(islice(rows, CHUNK)):
@@ -287,15 +288,15 @@ def _excel(path: Path) -> PairFile:
 class _ParquetFile(PairFile):
     """Rows with types of their own, which stay as they are in ``Chunk.whole``."""
 
-    def chunks(self, places: Collection[int]) -> Iterator[Chunk]:
-        begin = 1
+    def chunks(self, places: Collection[int], whole: bool = False) -> Iterator[Chunk]:
+        begin, wanted = 1, {place: self.header[place] for place in places}
         # a row group is not read at once; threads would hold more the larger it is
         with (_read_as("Parquet", self.path),
               pq.ParquetFile(self.path, buffer_size=texts.HEAD, pre_buffer=False) as parquet):
-            for batch in parquet.iter_batches(CHUNK, use_threads=False):
-                for place in places:
-                    batch.column(place).validate(full=True)  # damaged texts, too
-                cells = {place: batch.column(place).to_pylist() for place in places}
+            for batch in parquet.iter_batches(
+                    CHUNK, use_threads=False, columns=None if whole else [*wanted.values()]):
+                batch.validate(full=True)                    # damaged texts, too
+                cells = {place: batch[name].to_pylist() for place, name in wanted.items()}
                 lines = range(begin, begin + len(batch))
                 yield Chunk(pd.DataFrame(cells, lines, dtype=object), {}, batch)
                 begin += len(batch)
@@ -306,9 +307,12 @@ def _parquet(path: Path) -> PairFile:
         schema = pq.read_schema(path).remove_metadata()
 
     def rows() -> Iterator[Cells]:
-        for chunk in file.chunks(range(len(schema))):
-            for line, *cells in chunk.cells.itertuples(name=None):
-                yield line, cells, None
+        for chunk in file.chunks([], whole=True):
+            columns = ((column.cast(pa.string())      # Python's dates end with the year 9999
+                        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+                        else column).to_pylist() for column in chunk.whole.columns)
+            for line, cells in zip(chunk.cells.index, zip(*columns, strict=True), strict=True):
+                yield line, list(cells), None
 
     file = _ParquetFile(path, header=schema.names, rows=rows, unit="row", schema=schema)
     return file

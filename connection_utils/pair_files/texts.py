@@ -48,6 +48,8 @@ def find_encoding(head: bytes, told: list[str]) -> str:
     """
     if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         return "UTF-16"
+    if head[1:2] == b"\0":               # no mark; a first character of ASCII
+        return "UTF-16-LE"
 
     def beyond_ascii(encoding: str, errors: str = "strict") -> list[str]:
         """The signs beyond ASCII; one that the end of the head cuts in two is left out."""

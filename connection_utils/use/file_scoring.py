@@ -67,7 +67,7 @@ def score_file(pairs: str | Path, out: str | Path, scorer: ConnectionScorer,
     parts.mkdir(parents=True, exist_ok=True)
     paths, seen, scored = [], 0, 0
     with progress(None, total=look.count, desc="scoring", unit="pair") as bar:
-        for number, chunk in enumerate(source.file.chunks(source.places.values())):
+        for number, chunk in enumerate(source.file.chunks(source.places.values(), whole=True)):
             paths.append(parts / f"{number:08d}.parquet")
             if not number:
                 first, *_ = source.check(chunk)
