@@ -5,10 +5,13 @@
 Real steps of `connection_utils.training` on batches drawn across the training set, timed
 part by part. Beside it the same matrix products (shapes and memory layout recorded from
 the step, forward and backward) are run by themselves: the share of that speed which the
-training reaches says what is left to win without fewer or smaller products. The result
-goes to benchmarks/results/ as JSON.
+training reaches says what is left to win without fewer or smaller products. The same is done
+for encoding, and in another process the memory is read from the imports to the last step.
+The result goes to benchmarks/results/ as JSON.
 """
 
+import argparse
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,8 +19,10 @@ from dataclasses import replace
 from functools import wraps
 from unittest.mock import patch
 
+import psutil
 import torch
-from measuring import RESULTS, keep, parser, tokens_per_pair
+from compare_sentence_transformers import peak_memory_mib
+from measuring import RESULTS, in_a_process, keep, parser, tokens_per_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -143,6 +148,54 @@ def measure(steps: int, config: TrainingConfig) -> dict[str, object]:
     }
 
 
+def encoding(texts: int, seed: int = 1) -> dict[str, float]:
+    """`encode` of texts drawn from train: the share of tokenising and of matrix products."""
+    pairs = read_splits(ROOT / DEFAULT_DATA)["train"]
+    some = [*pairs["sentence1"], *pairs["sentence2"]]
+    some = [some[row] for row in torch.randperm(
+        len(some), generator=torch.Generator().manual_seed(seed))[:texts]]
+    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
+    model.encode(some[:256])
+    seconds: dict[str, float] = defaultdict(float)
+    with patch.object(ConnectionBert, "tokenize", timed(ConnectionBert.tokenize, seconds,
+                                                        "tokenize")):
+        started = time.perf_counter()
+        model.encode(some)
+        whole = time.perf_counter() - started
+    some = [text for _, text in sorted(zip(map(len, model.tokenize(some)), some))]
+    alone = flops = 0.0
+    for start in range(0, len(some), 64):              # a batch of encode's at a time
+        with FlopCounterMode(display=False) as counter, Recorder() as recorder:
+            model.encode(some[start:start + 64])
+        alone += recorder.seconds_alone()
+        flops += counter.get_total_flops()
+    return {"texts_per_s": len(some) / whole, "share_of_tokenizing": seconds["tokenize"] / whole,
+            "share_of_matrix_products": alone / whole, "gflop_per_s_alone": flops / alone / 1e9}
+
+
+def memory(steps: int) -> dict[str, float]:
+    """MiB of this process, from the imports to the most that it had in `steps` steps."""
+    def held() -> float:
+        return psutil.Process().memory_info().rss / 2**20
+
+    found = {"imports": held()}
+    config = TrainingConfig()
+    model = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
+    dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"], model.tokenizer)
+    found["with_model_and_pairs"] = held()
+    weights = sum(weight.nbytes for weight in model.parameters()) / 2**20
+    loader = connection_loader(dataset, config.batch_size, config.seed)
+    optimizer = build_optimizer(model, config)
+    schedule = build_schedule(optimizer, len(loader), config)
+    model.train()
+    with one_gradient_table(model.bert.embeddings.word_embeddings):
+        for _, batch in zip(range(steps), loader):
+            training_step(model, batch, cosine_mse, optimizer, schedule, config.max_grad_norm,
+                          config.precision)
+    return found | {"peak": peak_memory_mib(), "weights": weights,
+                    "gradients_and_moments": 3 * weights}
+
+
 def padding(batch_size: int, seed: int) -> dict[str, float]:
     """Tokens per pair in an epoch over the whole training set (exact)."""
     dataset = ConnectionDataset(read_splits(ROOT / DEFAULT_DATA)["train"],
@@ -157,7 +210,11 @@ def main() -> None:
     """Measure, keep, print."""
     options = parser(__doc__)
     options.add_argument("--steps", type=int, default=60, help="steps that are timed")
+    options.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     chosen = options.parse_args()
+    if chosen.memory:
+        print(json.dumps(memory(chosen.steps)))
+        return
     config = TrainingConfig()
     kinds = {"full": config, "by_length": replace(config, bucket=BUCKET),
              "frozen_embeddings": replace(config, freeze_embeddings=True)}
@@ -165,12 +222,17 @@ def main() -> None:
         kinds["bf16"] = replace(config, precision="bf16")
     found = {name: measure(chosen.steps, kind) for name, kind in kinds.items()}
     found["tokens_per_pair"] = padding(config.batch_size, config.seed)
+    found["encoding"] = encoding(3000)
+    found["memory_mib"] = in_a_process(__file__, "--memory", "--steps", chosen.steps)
     for name in kinds:
         print(f"{name}: {found[name]['pairs_per_s']:.1f} pairs/s")
         for part, spent in found[name]["parts"].items():
             print(f"  {part:18} {spent['ms']:7.1f} ms  {100 * spent['share']:5.1f} %")
         for part, value in found[name]["matrix_products"].items():
             print(f"  {part:30} {value:7.2f}")
+    for name in ("encoding", "memory_mib"):
+        print(f"{name}: " + "  ".join(f"{part} {value:.2f}" for part, value
+                                      in found[name].items()))
     print("tokens per pair: " + "  ".join(f"{name} {value:.1f}" for name, value
                                           in found["tokens_per_pair"].items()))
     keep(chosen.output or RESULTS / "where_the_time_goes.json",
