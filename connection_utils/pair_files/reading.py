@@ -226,14 +226,14 @@ def _read(paths: list[Path], given: Mapping[str, str] | None,
 def _tell_repeats(file: PairFile, pairs: pd.DataFrame, tell: Tell) -> None:
     """Tell which pairs are in several rows, apart those whose scores contradict each other."""
     keys = splitting.pair_keys(pairs)
-    repeated = pairs["score"][keys.duplicated(keep=False)]
-    groups = [scores for _, scores in repeated.groupby(keys, sort=False)]
-    for same, what in ((True, ""), (False, " with different scores")):
-        rows = [scores.index for scores in groups if (scores.nunique() == 1) == same]
-        if rows:
-            where = "; ".join(" and ".join(map(str, lines[:3])) for lines in rows[:3])
-            tell(f"{file.name}: {many(len(rows), 'pair is', 'pairs are')} in several rows"
-                 f"{what}, all kept ({file.unit}s {where}{'; …' * (len(rows) > 3)})")
+    keys = keys[keys.duplicated(keep=False)]
+    kinds = pairs["score"][keys.index].groupby(keys, sort=False).nunique()    # of scores
+    for repeated, what in ((kinds == 1, ""), (kinds > 1, " with different scores")):
+        if found := list(kinds.index[repeated]):
+            where = "; ".join(" and ".join(map(str, keys.index[keys == key][:3]))
+                              for key in found[:3])
+            tell(f"{file.name}: {many(len(found), 'pair is', 'pairs are')} in several rows"
+                 f"{what}, all kept ({file.unit}s {where}{'; …' * (len(found) > 3)})")
 
 
 def refuse(opened: list[OpenPairs], looks: list[Look], keep: bool, example: str,

@@ -10,9 +10,10 @@ from connection_utils.speed.dropout import dropout as drop
 
 PACKED = "packed"              # the name under which transformers knows `_attention`
 TOGETHER = 8                   # texts of like length whose attention shares a rectangle
-# In bfloat16 a CPU compiles a kernel for each new shape, and keeps it. Rows and widths are then
-# rounded up to multiples of these, so that there are few shapes.
-EVEN_ROW, EVEN_WIDTH = 128, 16
+# On a CPU rows and widths are rounded up to multiples of these, so that there are few shapes: in
+# bfloat16 it compiles a kernel for each new shape, and keeps it; without gradients, over many
+# texts, memory that one shape leaves does not fit the next. A training in fp32 is not rounded.
+EVEN_BF16, EVEN_ENCODING = (128, 16), (64, 8)
 
 
 def last_hidden_state(bert: BertModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
@@ -31,9 +32,10 @@ def last_hidden_state(bert: BertModel, input_ids: torch.Tensor, attention_mask: 
     cells = torch.arange(n * tokens, device=mask.device).view(n, tokens)
     places = cells[by_length][mask]                                     # (all tokens,)
     # on a GPU one wide rectangle costs less than many small launches
-    together = TOGETHER if mask.device.type == "cpu" else n
-    rounded = mask.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    row, width = (EVEN_ROW, EVEN_WIDTH) if rounded else (1, 1)
+    on_cpu = mask.device.type == "cpu"
+    together = TOGETHER if on_cpu else n
+    row, width = (EVEN_BF16 if on_cpu and torch.is_autocast_enabled("cpu")
+                  else EVEN_ENCODING if on_cpu and not torch.is_grad_enabled() else (1, 1))
     spare = (0, -len(places) % row)
     hidden = bert(input_ids=F.pad(input_ids.flatten()[places], spare)[None],
                   position_ids=F.pad(places % tokens, spare)[None],
