@@ -33,7 +33,7 @@ class ConnectionDataset(Dataset):
     [SEP]) and ``score`` (float). Scores are usually 0..1. ValueError if a score is outside of
     -1..1, the range of a cosine. ``print(dataset.unread)``: how many tokens are unknown and
     how many texts are cut. A million pairs like those of the STS benchmark need 139 MB
-    (benchmarks/pairs_in_memory.py).
+    (benchmarks/cost_as_work_grows.py).
     """
 
     def __init__(self, pairs: pd.DataFrame, tokenizer: PreTrainedTokenizerFast,

@@ -21,22 +21,19 @@ from connection_utils.ground.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare_sentence_transformers as compare
-import cost_grows_linearly
+import cost_as_work_grows as growth
 import draw_comparison
 import measuring
 import on_a_gpu
-import pairs_in_memory
 import planted_faults
 import processes_share_the_work
-import scoring_stays_flat
 import sweep
 import transfer
 import where_the_time_goes
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-SCRIPTS = [compare, cost_grows_linearly, draw_comparison, on_a_gpu, pairs_in_memory,
-           planted_faults, processes_share_the_work, scoring_stays_flat, sweep, transfer,
-           where_the_time_goes]
+SCRIPTS = [compare, draw_comparison, growth, on_a_gpu, planted_faults,
+           processes_share_the_work, sweep, transfer, where_the_time_goes]
 MEASURED = ["ours", "theirs", "theirs_by_length", "encode_ours", "encode_ours_int8",
             "encode_theirs", "theirs_cosent"]
 
@@ -225,34 +222,70 @@ def test_the_parts_of_a_step_make_the_whole():
         products["share_of_step"] * products["gflop_per_s_alone"])
 
 
+def test_encoding_is_mostly_matrix_products():
+    found = where_the_time_goes.encoding(130)
+    assert 0 < found["share_of_tokenizing"] < found["share_of_matrix_products"] < 1
+    assert found["gflop_per_s_alone"] > 1 and found["texts_per_s"] > 0
+
+
+def test_memory_is_read_from_the_imports_to_the_peak():
+    found = where_the_time_goes.memory(1)
+    assert 0 < found["imports"] <= found["with_model_and_pairs"] <= found["peak"]
+    assert found["gradients_and_moments"] == 3 * found["weights"] > 200
+
+
 def test_padding_is_least_in_buckets_and_never_below_the_texts_own():
     found = where_the_time_goes.padding(16, 12)
     assert found["own"] < found["buckets_by_length"] < found["shuffled_only"] < 256
 
 
-def test_an_epoch_of_few_pairs_is_counted_and_timed():
-    found = cost_grows_linearly.epoch(32, 1)
-    assert found["padded_tokens_per_pair"] >= found["own_tokens_per_pair"] > 10
-    assert found["train_pairs_per_s"] * found["train_seconds"] == pytest.approx(32)
+def test_an_epoch_is_computed_from_the_steps_that_were_timed(monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "STEPS", 2)
+    monkeypatch.setattr(growth, "WARM", 1)
+    found = growth.training(64, tmp_path)
+    assert found["seconds"] == pytest.approx(found["timed_seconds"] * 64 / (2 * 16))
+    assert found["pairs_per_s"] * found["seconds"] == pytest.approx(64)
+
+
+def test_reading_is_timed_and_its_table_weighed(tmp_path):
+    few, many = (growth.reading(count, tmp_path) for count in (100, 2000))
+    assert 0 < few["seconds"] and 0 <= few["memory_mb"]
+    assert many["table_mb"] == pytest.approx(20 * few["table_mb"], rel=0.1)
+
+
+def test_the_median_of_the_turns_counts_and_the_most_memory():
+    found = growth.summed_up([{"seconds": seconds, "memory_mb": memory, "pairs": 7}
+                              for seconds, memory in ((3, 1), (9, 5), (4, 2))])
+    assert found == {"seconds": 4, "memory_mb": 5, "pairs": 7, "turns": [3, 9, 4]}
+
+
+def test_each_part_is_drawn_beside_its_line_of_constant_speed():
+    sizes = [{"pairs": pairs, "seconds": pairs / 50, "memory_mb": pairs / 1e6}
+             for pairs in (1000, 10_000)]
+    figure = growth.draw({part: sizes for part in growth.PARTS})
+    time_ax, memory_ax = figure.axes
+    assert [line.get_ydata().tolist() for line in time_ax.lines] == [[20, 200]] * 8
+    assert [line.get_label() for line in memory_ax.lines] == [*growth.PARTS]
+    plt.close(figure)
 
 
 def test_the_peak_is_the_most_that_was_held():
     """Pages of its own: an allocator may hand out what the process has held for long."""
-    with scoring_stays_flat.Peak() as peak:
-        before = scoring_stays_flat.anonymous_mib()
+    with growth.Peak() as peak:
+        before = growth.anonymous_mb()
         with mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE) as held:
             for _ in range(64):
                 held.write(bytes(1 << 20))
-            time.sleep(4 * scoring_stays_flat.SECONDS)
-    assert 60 < peak.mib - before < 80
+            time.sleep(4 * growth.SECONDS)
+    assert 63 < peak.mb - before < 83
 
 
-def test_the_memory_of_a_few_pairs_is_measured():
-    found = pairs_in_memory.measure(300)
-    assert found["pairs"] == 300 and 20 < found["tokens_per_pair"] < 40
+def test_the_memory_of_a_few_pairs_is_measured(tmp_path):
+    found = growth.tokenizing(300, tmp_path)
+    assert 20 < found["tokens_per_pair"] < 40
     in_arrays = 300 * (4 * found["tokens_per_pair"] + 2 * 8 + 8) + 2 * 8
     assert found["arrays_mb"] == pytest.approx(in_arrays / 1e6)
-    assert found["growth_mb"] <= found["peak_growth_mb"] < 20
+    assert found["memory_mb"] < 20
 
 
 @pytest.mark.slow
@@ -285,18 +318,29 @@ def test_a_genre_left_out_is_not_trained_on(monkeypatch):
 def test_the_page_says_where_the_time_goes_as_measured():
     kept = json.loads((ROOT / "benchmarks/results/where_the_time_goes.json").read_text())
     page = " ".join((ROOT / "benchmarks/README.md").read_text().split())
-    full, frozen, tokens = (kept[name] for name in ("full", "frozen_embeddings",
-                                                    "tokens_per_pair"))
-    share = {part: f"{100 * spent['share']:.0f} %" for part, spent in full["parts"].items()}
-    reached, sorted_ = (kept[name]["matrix_products"]["share_of_forward_and_backward"]
-                        for name in ("full", "by_length"))
+    full, frozen, bf16, tokens, memory = (kept[name] for name in (
+        "full", "frozen_embeddings", "bf16", "tokens_per_pair", "memory_mib"))
+    share, halved = ({part: f"{100 * spent['share']:.0f} %" for part, spent
+                      in kind["parts"].items()} for kind in (full, bf16))
+    products = {name: kept[name]["matrix_products"] for name in ("full", "by_length", "bf16")}
+    reached, sorted_, in_bf16 = (100 * found["share_of_forward_and_backward"]
+                                 for found in products.values())
+    speeds = [products[name]["gflop_per_s_alone"] for name in ("full", "bf16")]
+    anyhow = memory["with_model_and_pairs"] + memory["gradients_and_moments"]
     for said in (f"16 pairs take {full['step_ms']:.0f} ms", f"{share['forward']} forward",
                  f"{share['backward']} backward", f"{share['optimizer']} AdamW",
-                 f"{share['clipping']} clipping", f"would take {100 * reached:.0f} % of",
+                 f"{share['clipping']} clipping", f"would take {reached:.0f} % of",
                  f"hold {tokens['shuffled_only']:.1f} tokens",
                  f"would hold {tokens['buckets_by_length']:.1f})",
-                 f"only {tokens['own']:.1f} of them", f"({100 * sorted_:.0f} % with batches",
-                 f"step takes {frozen['step_ms']:.0f} ms"):
+                 f"only {tokens['own']:.1f} of them", f"({sorted_:.0f} % with batches",
+                 f"step takes {frozen['step_ms']:.0f} ms",
+                 f"In bfloat16 a step took {bf16['step_ms']:.0f} ms: {halved['forward']} forward, "
+                 f"{halved['backward']} backward", f"alone would take {in_bf16:.0f} % of both",
+                 f"{speeds[1] / speeds[0]:.1f} times as fast, at {speeds[1]:.0f} billion operations "
+                 f"per second instead of {speeds[0]:.0f}",
+                 f"{100 * kept['encoding']['share_of_matrix_products']:.0f} % of the time of `encode`",
+                 f"{memory['peak']:,.0f} MiB that 60 training steps", f"{anyhow:.0f} are there",
+                 f"imports ({memory['imports']:.0f})"):
         assert said in page, said
     assert min(reached, sorted_) >= 0.7
 
@@ -377,13 +421,41 @@ def test_what_bfloat16_costs_is_told_as_measured(compared):
     assert f"ran {gain['median']:.1f} times as fast" in commands
 
 
-def test_the_page_says_how_cost_grows_as_measured():
-    kept = json.loads((ROOT / "benchmarks/results/cost_grows_linearly.json").read_text())
+PARTS = pytest.mark.parametrize("part", growth.PARTS)
+
+
+@pytest.fixture(scope="module")
+def grown():
+    return json.loads((ROOT / "benchmarks/results/cost_as_work_grows.json").read_text())
+
+
+@PARTS
+def test_cost_grows_as_the_pairs_do(grown, part):
+    """From 10,000 pairs on; below, what each call does once counts, too."""
+    sizes = grown[part]
+    assert [size["pairs"] for size in sizes] == [1000, 10_000, 100_000, 1_000_000]
+    per_pair = [size["seconds"] / size["pairs"] for size in sizes]
     page = " ".join((ROOT / "benchmarks/README.md").read_text().split())
-    speeds, tokens = ([each[name] for each in kept["epochs"]] for name in (
-        "train_pairs_per_s", "padded_tokens_per_pair"))
-    for said in (f"{min(speeds):.0f} to {max(speeds):.0f} pairs a second",
-                 f"{min(tokens):.1f} to {max(tokens):.1f} tokens"):
-        assert said in page, said
-    assert kept["slowest_over_fastest_pairs_per_s"] >= 0.85
-    assert kept["most_over_fewest_padded_tokens_per_pair"] <= 1.05
+    most = max(per_pair[1:]) / min(per_pair[1:])
+    if part == "reading":
+        assert (f"{1e6 * per_pair[1]:.0f} µs a pair for 10,000 and {1e6 * per_pair[3]:.0f} for "
+                "1,000,000" in page)
+    else:
+        assert most <= 1.15 and f"{100 * (most - 1):.0f} % " in page
+    assert most <= 1.25
+    assert grown["most_over_least_seconds_per_pair"][part] == pytest.approx(
+        max(per_pair) / min(per_pair))
+
+
+def test_memory_is_flat_for_scoring_and_little_for_training(grown):
+    _, few, _, many = (size["memory_mb"] for size in grown["scoring"])
+    assert many / few <= 1.15
+    assert grown["training"][-1]["memory_mb"] <= 200
+
+
+@PARTS
+def test_the_page_has_the_costs_as_measured(grown, part):
+    page = " ".join((ROOT / "benchmarks/README.md").read_text().split())
+    seconds = " | ".join(f"{size['seconds']:,.2f}" if size["seconds"] < 10
+                         else f"{size['seconds']:,.0f}" for size in grown[part])
+    assert f"| {seconds} | {grown[part][-1]['memory_mb']:.0f} |" in page

@@ -22,7 +22,7 @@ from connection_utils.workshop import notebooks
 PUBLIC = connection_utils._HOME
 FOLDERS = set().union(*LAYERS)
 # Lines of code. The limit is on sums: a limit on each file only makes more files.
-LESSON, ALL = 850, 3937
+LESSON, ALL = 850, 3938
 
 
 def test_imports_go_down_the_layers_inside_functions_too():

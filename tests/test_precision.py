@@ -9,7 +9,13 @@ import torch
 from cases import contradicting
 from torch import nn
 
-from connection_utils import ConnectionBert, ConnectionDataset, ConnectionScorer, TrainingConfig
+from connection_utils import (
+    ConnectionBert,
+    ConnectionDataset,
+    ConnectionScorer,
+    TrainingConfig,
+    pad_batch,
+)
 from connection_utils.commands import finetune
 from connection_utils.speed import packing, precision
 from connection_utils.speed.precision import autocast, has_bf16, resolved
@@ -93,13 +99,15 @@ def test_training_in_bf16_ends_close_with_weights_in_fp32(bf16_cpu, tiny_folder,
     assert not torch.equal(weights["bf16"], weights["fp32"])
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_shapes_are_rounded_in_bf16_alone(bf16_cpu, tiny_folder, monkeypatch, name):
-    """A CPU compiles a bfloat16 kernel for each shape: few shapes, little memory."""
+@pytest.mark.parametrize(("even", "name", "gradients"), [
+    (packing.EVEN_BF16, "bf16", False), (packing.EVEN_BF16, "bf16", True),
+    (packing.EVEN_ENCODING, "fp32", False), (None, "fp32", True)])
+def test_shapes_are_few(bf16_cpu, tiny_folder, monkeypatch, even, name, gradients):
+    """Few shapes, little memory: a training in fp32 alone has rows of its own number."""
     model = ConnectionBert.from_local(tiny_folder, device="cpu")
     rows, widths = set(), set()
     layer = next(each for each in model.bert.encoder.modules() if isinstance(each, nn.Linear))
-    hook = layer.register_forward_hook(lambda module, args, out: rows.add(args[0].shape[1]))
+    layer.register_forward_hook(lambda module, args, out: rows.add(args[0].shape[1]))
     attended = packing._attended
 
     def seen(q, *others):
@@ -107,12 +115,14 @@ def test_shapes_are_rounded_in_bf16_alone(bf16_cpu, tiny_folder, monkeypatch, na
         return attended(q, *others)
 
     monkeypatch.setattr(packing, "_attended", seen)
-    texts = ["the dog ran " * (1 + i % 7) for i in range(60)]
-    model.encode(texts, batch_size=20, precision=name)
-    hook.remove()
-    even = all(row % packing.EVEN_ROW == 0 for row in rows), all(
-        width % packing.EVEN_WIDTH == 0 for width in widths)
-    assert even == ((name == "bf16"),) * 2
+    tokens = model.tokenize(["the dog ran " * (1 + i % 7) for i in range(60)])
+    with torch.set_grad_enabled(gradients), autocast(name, model.device):
+        for start in range(0, 60, 20):
+            model.embed(**pad_batch(tokens[start:start + 20], model.tokenizer.pad_token_id))
+    if even:
+        assert not any(row % even[0] for row in rows) and not any(w % even[1] for w in widths)
+    else:
+        assert any(row % packing.EVEN_ENCODING[0] for row in rows)
 
 
 def test_spare_tokens_have_no_part_in_anything(bf16_cpu, tiny_folder, monkeypatch):

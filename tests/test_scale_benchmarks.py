@@ -11,9 +11,9 @@ import pytest
 from connection_utils.ground.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+from cost_as_work_grows import MEET, distinct, scoring, write_pairs
 from processes_share_the_work import WAYS
 from processes_share_the_work import measure as train_a_little
-from scoring_stays_flat import MEET, measure, write_pairs
 
 COMMANDS, KOREAN = (" ".join((ROOT / name).read_text().split())
                     for name in ("docs/commands.md", "docs/korean.md"))
@@ -23,36 +23,38 @@ def kept(name: str) -> dict:
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
 
 
-def test_a_file_is_scored_and_looked_at(tmp_path):
+def test_each_of_some_texts_meets_each_of_as_many_others(tmp_path):
     path = tmp_path / "pairs.csv"
-    write_pairs(path, 150, shared=True)
-    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
-    assert len(rows) == 150 < MEET and len({first for _, first, _ in rows}) == 1
-    write_pairs(path, 150, shared=False)
-    assert len({first for _, first, _ in map(lambda line: line.split(","),
-                                             path.read_text().splitlines()[1:])}) > 140
-    found = measure(path)
-    assert found["pairs"] == 150 and found["rows_in_order"]
-    assert found["pairs_per_s"] * found["seconds"] == pytest.approx(150)
-    assert 100 < found["before_mib"] <= found["peak_mib"]
+    for meet in (MEET, 1):
+        write_pairs(path, 300, meet)
+        rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+        assert [int(row) for row, *_ in rows] == [*range(300)]
+        assert len({tuple(pair) for _, *pair in rows}) == 300
+        assert all(299 / meet - 3 <= len(set(side)) <= 300 / meet
+                   for side in list(zip(*rows))[1:])
+
+
+@pytest.mark.parametrize("part", [scoring, distinct])
+def test_a_file_is_scored_and_looked_at(tmp_path, part):
+    found = part(150, tmp_path)
+    assert found["rows_in_order"] and found["pairs_per_s"] * found["seconds"] == pytest.approx(150)
+    assert 0 <= found["memory_mb"] <= found["peak_mb"] - 100
 
 
 def test_memory_as_kept_grows_little_with_the_rows():
-    found = kept("scoring_stays_flat")
-    few, many = found["sizes"]
+    _, few, *_, many = found = kept("cost_as_work_grows")["scoring"]
     assert (few["pairs"], many["pairs"]) == (10_000, 1_000_000)
-    assert found["peak_ratio"] == pytest.approx(many["peak_mib"] / few["peak_mib"])
-    assert found["peak_ratio"] <= 1.15
-    assert few["rows_in_order"] and many["rows_in_order"] and found["distinct"]["rows_in_order"]
-    assert (f"{few['peak_mib']:.0f} MiB on 10,000 rows and {many['peak_mib']:.0f} on 1,000,000"
+    assert all(size["rows_in_order"] for size in found)
+    assert (f"{few['peak_mb']:.0f} MB on 10,000 rows and {many['peak_mb']:.0f} on 1,000,000"
             in COMMANDS)
 
 
 def test_a_million_pairs_in_memory_as_kept():
-    found = kept("pairs_in_memory")
+    found = kept("cost_as_work_grows")["tokenizing"][-1]
+    table = kept("cost_as_work_grows")["reading"][-1]["table_mb"]
     assert found["pairs"] == 1_000_000 and 20 < found["tokens_per_pair"] < 40
-    assert found["arrays_mb"] <= found["peak_growth_mb"] <= 200
-    assert abs(found["table_mb"] / found["arrays_mb"] - 1) < 0.1      # "as much again"
+    assert found["arrays_mb"] <= found["memory_mb"] <= 200
+    assert abs(table / found["arrays_mb"] - 1) < 0.1      # "as much again"
     assert f"{found['arrays_mb']:.0f} MB for a million pairs" in COMMANDS
     assert f"100만 쌍에 {found['arrays_mb']:.0f} MB" in KOREAN
     for page in (COMMANDS, KOREAN):
@@ -94,15 +96,15 @@ def test_two_processes_as_kept():
 def test_notebook_10_says_in_words_what_was_measured():
     said = " ".join(" ".join(cell.source.split()) for cell in nbformat.read(
         ROOT / "notebooks/10_scale_out.ipynb", as_version=4).cells)
-    processes, longest = kept("processes_share_the_work"), kept("cost_grows_linearly")["epochs"][-1]
-    training = longest["train_pairs_per_s"]
-    scoring = kept("scoring_stays_flat")["distinct"]["pairs_per_s"]
-    stored = kept("pairs_in_memory")
+    processes, growth = kept("processes_share_the_work"), kept("cost_as_work_grows")
+    training, scoring = (found["pairs_per_s"] for found in (
+        growth["training"][-1], growth["distinct"]))
+    stored, table = growth["tokenizing"][-1], growth["reading"][-1]["table_mb"]
     mib = {run["freeze_embeddings"]: run["gradient_mib"] for run in processes["measured"]}
     apart = processes["ratios"]["two_trainings_to_2_threads"]["median"]
     two = {frozen: processes["ratios"][f"two_processes_to_2_threads{frozen}"]["median"]
            for frozen in ("", "_frozen")}
-    peak = [size["peak_mib"] * 2**20 / 1e9 for size in kept("scoring_stays_flat")["sizes"]]
+    peak = [size["peak_mb"] / 1000 for size in growth["scoring"]]
     for words in (
             f"An epoch on a million pairs takes {1e6 / training / 3600:.0f} hours",
             f"scoring ten million takes {1e7 / scoring / 3600:.0f}.",
@@ -113,9 +115,9 @@ def test_notebook_10_says_in_words_what_was_measured():
             f"{stored['arrays_mb'] / 1000:.2f} GB per million pairs, so "
             f"{stored['arrays_mb'] / 100:.1f} GB for 10 million and "
             f"{stored['arrays_mb'] / 10:.0f} GB for 100 million.",
-            f"the peak rises only from {peak[0]:.2f} to {peak[1]:.2f} GB",
+            f"the peak rises only from {peak[1]:.2f} to {peak[-1]:.2f} GB",
             f"two processes reach only {two['']:.2f} times the speed of one process "
             f"({two['_frozen']:.2f} with frozen embeddings)",
-            f"각각 {stored['table_mb'] / 10:.0f} GB"):
+            f"각각 {table / 10:.0f} GB"):
         assert words in said, words
     assert round(1e8 / training / 86_400 / 7) == 3 and "keeps two cores three weeks busy" in said
