@@ -34,7 +34,7 @@ def main() -> None:
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(
             notebook, timeout=None, kernel_name="python3", store_widget_state=False,
-            record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
+            record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=CRITICAL"],
             resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
         notebook.metadata["language_info"] = {"name": "python"}    # without the exact version
         with write_whole(path) as scratch:

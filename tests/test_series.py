@@ -203,6 +203,12 @@ def run_cells(tmp_path, monkeypatch):
     return run
 
 
+def test_what_the_kernel_logs_about_its_own_end_is_not_shown(run_cells, capfd):
+    """At its end a kernel is interrupted first; if it just then waits, it logs an error."""
+    run_cells("quiet", 'get_ipython().kernel.log.error("KeyboardInterrupt caught in kernel.")')
+    assert capfd.readouterr().err == ""
+
+
 def test_executed_copies_keep_their_widgets(run_cells):
     """Without its state a widget opens as an error message."""
     copy = nbformat.read(run_cells("slider", "import ipywidgets\nipywidgets.IntSlider(7)"), 4)

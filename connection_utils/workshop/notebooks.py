@@ -58,7 +58,7 @@ def execute_copy(name: str, given: dict, copies: Path) -> None:
             notebook = execute_notebook(
                 path, running, {key: v for key, v in given.items() if key in known},
                 kernel_name="python3", cwd=NOTEBOOKS, coalesce_streams=True,
-                extra_arguments=["--log-level=ERROR"],
+                extra_arguments=["--log-level=CRITICAL"],  # it logs its own end as an error
                 progress_bar={"desc": name, "file": sys.stdout, "bar_format":
                               "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}"})
         except (PapermillExecutionError, DeadKernelError) as error:
