@@ -249,7 +249,7 @@ def test_an_epoch_is_computed_from_the_steps_that_were_timed(monkeypatch, tmp_pa
 
 def test_reading_is_timed_and_its_table_weighed(tmp_path):
     few, many = (growth.reading(count, tmp_path) for count in (100, 2000))
-    assert 0 < few["seconds"] and 0 <= few["memory_mb"]
+    assert 0 < few["seconds"]
     assert many["table_mb"] == pytest.approx(20 * few["table_mb"], rel=0.1)
 
 

@@ -105,9 +105,9 @@ def test_training_in_bf16_ends_close_with_weights_in_fp32(bf16_cpu, tiny_folder,
 def test_shapes_are_few(bf16_cpu, tiny_folder, monkeypatch, even, name, gradients):
     """Few shapes, little memory: a training in fp32 alone has rows of its own number."""
     model = ConnectionBert.from_local(tiny_folder, device="cpu")
-    rows, widths = set(), set()
+    rows, widths = [], set()
     layer = next(each for each in model.bert.encoder.modules() if isinstance(each, nn.Linear))
-    layer.register_forward_hook(lambda module, args, out: rows.add(args[0].shape[1]))
+    layer.register_forward_hook(lambda module, args, out: rows.append(args[0].shape[1]))
     attended = packing._attended
 
     def seen(q, *others):
@@ -119,10 +119,11 @@ def test_shapes_are_few(bf16_cpu, tiny_folder, monkeypatch, even, name, gradient
     with torch.set_grad_enabled(gradients), autocast(name, model.device):
         for start in range(0, 60, 20):
             model.embed(**pad_batch(tokens[start:start + 20], model.tokenizer.pad_token_id))
-    if even:
-        assert not any(row % even[0] for row in rows) and not any(w % even[1] for w in widths)
-    else:
-        assert any(row % packing.EVEN_ENCODING[0] for row in rows)
+    row, width = even or (1, 1)
+    own = [sum(map(len, tokens[start:start + 20])) for start in range(0, 60, 20)]
+    assert rows == [-(-count // row) * row for count in own]
+    assert not any(each % width for each in widths)
+    assert all(count % packing.EVEN_ENCODING[0] for count in own)     # so that it shows
 
 
 def test_spare_tokens_have_no_part_in_anything(bf16_cpu, tiny_folder, monkeypatch):

@@ -11,8 +11,8 @@ from connection_utils.speed.dropout import dropout as drop
 PACKED = "packed"              # the name under which transformers knows `_attention`
 TOGETHER = 8                   # texts of like length whose attention shares a rectangle
 # On a CPU rows and widths are rounded up to multiples of these, so that there are few shapes: in
-# bfloat16 it compiles a kernel for each new shape, and keeps it; without gradients, over many
-# texts, memory that one shape leaves does not fit the next. A training in fp32 is not rounded.
+# bfloat16 it compiles a kernel for each new shape, and keeps it; when many texts are encoded, the
+# memory that one shape leaves does not fit the next. A training in fp32 is not rounded.
 EVEN_BF16, EVEN_ENCODING = (128, 16), (64, 8)
 
 

@@ -44,7 +44,7 @@ def bf16_gain() -> float:
 
     Measured on the product of a feed-forward layer: 512 tokens, 384 to 1,536 numbers each.
     """
-    from torch.utils.benchmark import Timer  # it imports a compiler, which is for nobody else
+    from torch.utils.benchmark import Timer  # it imports a compiler that nothing else needs
 
     def seconds(dtype: torch.dtype) -> float:
         a, b = torch.ones(512, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
