@@ -6,6 +6,8 @@
     python benchmarks/sweep.py recipes --jobs 2
     python benchmarks/sweep.py elsewhere --jobs 2
     python benchmarks/sweep.py precisions --jobs 2
+    python benchmarks/sweep.py silver --jobs 2
+    python benchmarks/sweep.py distilled --jobs 2
 
 Each run is a process of its own, and one line in benchmarks/results/sweep_NAME.jsonl, written
 when the run has ended. A run that has its line is not run again: a sweep that was killed goes
@@ -17,7 +19,9 @@ and epochs read dev only. epochs is why notebook 03 trains for one epoch. recipe
 recipe on few and on many pairs, and asks what somebody would have got whose dev pairs are few, too
 (`as_chosen_by`). It scores test once a run, where all pairs are trained on; nothing is chosen by it.
 elsewhere scores other kinds of texts, before and after training by recipe and by loss.
-precisions is what bfloat16 costs in dev Spearman; the CPU must have it.
+precisions is what bfloat16 costs in dev Spearman; the CPU must have it. silver tries, with one
+seed and on dev, how to train on a teacher's pairs (teacher.py) before the labels; distilled
+compares what it chose with `best` over five seeds, and scores test once a run.
 """
 
 import argparse
@@ -36,6 +40,7 @@ import pandas as pd
 import torch
 from measuring import RESULTS, commit, in_a_process, machine, parser
 from scipy.optimize import linear_sum_assignment
+from teacher import silver_pairs
 from transformers import BertModel
 
 from connection_utils import (
@@ -85,6 +90,7 @@ class Run:
     few_dev: int = 0                     # also: what so few dev pairs would have chosen
     helpdesk: bool = False               # the help-desk pairs, split by the seed, not STS
     cosent_scale: float = OLD_SCALE      # what lines that tell none had
+    silver: TrainingConfig | None = None     # a training on the teachers' pairs, before
 
 
 # The grids
@@ -154,8 +160,20 @@ def precisions(model: str) -> list[Run]:
             for seed in (*SEEDS, 4, 5) for precision in ("fp32", "bf16")]
 
 
+BEST = Run(replace(RECIPES["best"], precision="bf16"), cosent_scale=SCALE)
+
+
+def silver(model: str) -> list[Run]:
+    """`best`, and before it a training on silver pairs, which is varied; dev alone is scored."""
+    base = replace(BEST.config, epochs=1, batch_size=32, average_from=1.0, learning_rate=5e-5)
+    tried = [base, replace(base, learning_rate=1e-4), replace(base, epochs=2),
+             replace(base, loss="cosine_mse")]
+    return [_changed(replace(BEST, model=model, silver=each), {"seed": 1})
+            for each in (None, *tried)]
+
+
 GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,
-         "recipes": recipes, "elsewhere": elsewhere, "precisions": precisions}
+         "recipes": recipes, "elsewhere": elsewhere, "precisions": precisions, "silver": silver}
 
 
 def _epochs(pairs: int, start: str) -> int:
@@ -180,7 +198,9 @@ def run_of(settings: dict) -> Run:
     """
     config = {name: value for name, value in settings["config"].items()
               if name != "gradient_accumulation_steps"}
-    return Run(**settings | {"config": TrainingConfig(**config)})
+    silver = settings.get("silver")
+    return Run(**settings | {"config": TrainingConfig(**config),
+                             "silver": silver and TrainingConfig(**silver)})
 
 
 # One run
@@ -251,12 +271,18 @@ def measure(run: Run) -> dict[str, object]:
                                        random_state=run.config.seed)
         if run.labels == "-1..1":
             pairs = pairs.assign(score=2 * pairs["score"] - 1)
+        found = {}
+        if run.silver:
+            history = train(model, ConnectionDataset(silver_pairs(splits["train"]),
+                                                     model.tokenizer), dev, run.silver)
+            found = {"silver_seconds": history.seconds,
+                     "silver_dev_spearman": 100 * history.best["dev_spearman"]}
         history = train(model, ConnectionDataset(pairs, model.tokenizer), dev, run.config,
                         keep_start=False)              # what a harmful setting does shall show
         curve = [{"epoch": each["epoch"], "seconds": each["seconds"],
                   "dev_spearman": 100 * each["dev_spearman"]} for each in history.evaluations]
-        found = as_chosen_by(run.few_dev, dev["score"].to_numpy(),
-                             history.cosines) if run.few_dev else {}
+        if run.few_dev:
+            found |= as_chosen_by(run.few_dev, dev["score"].to_numpy(), history.cosines)
     found |= {"curve": curve,
               "dev_spearman": max(each["dev_spearman"] for each in curve[bool(run.pairs):])}
     if run.elsewhere:
