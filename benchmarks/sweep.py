@@ -90,7 +90,9 @@ class Run:
     few_dev: int = 0                     # also: what so few dev pairs would have chosen
     helpdesk: bool = False               # the help-desk pairs, split by the seed, not STS
     cosent_scale: float = OLD_SCALE      # what lines that tell none had
-    silver: TrainingConfig | None = None     # a training on the teachers' pairs, before
+    silver: TrainingConfig | None = None     # before: a training on a teacher's pairs
+    teacher: str = "large"               # whose scores these have: see teacher.py
+    keep: str = ""                       # the model's folder in runs/students/
 
 
 # The grids
@@ -161,15 +163,18 @@ def precisions(model: str) -> list[Run]:
 
 
 BEST = Run(replace(RECIPES["best"], precision="bf16"), cosent_scale=SCALE)
+SILVER = replace(BEST.config, epochs=1, batch_size=32, average_from=1.0)
 
 
 def silver(model: str) -> list[Run]:
-    """`best`, and before it a training on silver pairs, which is varied; dev alone is scored."""
-    base = replace(BEST.config, epochs=1, batch_size=32, average_from=1.0, learning_rate=5e-5)
-    tried = [base, replace(base, learning_rate=1e-4), replace(base, epochs=2),
-             replace(base, loss="cosine_mse")]
-    return [_changed(replace(BEST, model=model, silver=each), {"seed": 1})
-            for each in (None, *tried)]
+    """`best`, and how to train on silver pairs before it; dev alone is scored."""
+    base = replace(BEST, model=model, silver=SILVER)
+    tried = [replace(base, silver=None), base,
+             replace(base, config=replace(base.config, learning_rate=2e-5)),
+             replace(base, silver=replace(SILVER, loss="cosine_mse")),
+             replace(base, silver=replace(SILVER, learning_rate=1e-4)),
+             replace(base, teacher="own")]
+    return [_changed(run, {"seed": 1}) for run in tried]
 
 
 GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,
@@ -273,8 +278,9 @@ def measure(run: Run) -> dict[str, object]:
             pairs = pairs.assign(score=2 * pairs["score"] - 1)
         found = {}
         if run.silver:
-            history = train(model, ConnectionDataset(silver_pairs(splits["train"]),
-                                                     model.tokenizer), dev, run.silver)
+            silver = ConnectionDataset(silver_pairs(splits["train"], run.teacher),
+                                       model.tokenizer)
+            history = train(model, silver, dev, replace(run.silver, seed=run.config.seed))
             found = {"silver_seconds": history.seconds,
                      "silver_dev_spearman": 100 * history.best["dev_spearman"]}
         history = train(model, ConnectionDataset(pairs, model.tokenizer), dev, run.config,
@@ -285,6 +291,8 @@ def measure(run: Run) -> dict[str, object]:
             found |= as_chosen_by(run.few_dev, dev["score"].to_numpy(), history.cosines)
     found |= {"curve": curve,
               "dev_spearman": max(each["dev_spearman"] for each in curve[bool(run.pairs):])}
+    if run.keep:
+        model.save(ROOT / "runs" / "students" / run.keep)
     if run.elsewhere:
         found["elsewhere_mrr"] = 100 * mean_reciprocal_rank(model, documentation_pairs())
     if run.more_elsewhere:

@@ -1,0 +1,126 @@
+"""From the untouched model to its teachers: every model of notebook 11 scores the same pairs.
+
+    python benchmarks/teacher.py train
+    python benchmarks/sweep.py distilled --jobs 2
+    python benchmarks/ladder.py
+
+The models are those that the two commands before kept under runs/. ladder.parquet gets the
+score of each dev and test pair by each model, in the order of the files: numbers alone.
+ladder.json gets speed, and what the models do on other kinds of texts. This script reads test
+once; everything was chosen on dev before.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from measuring import RESULTS, commit, keep, parser
+from sweep import contrasts, helpdesk_right
+from teacher import TEACHER, TEACHERS, cosines, read_both
+
+from connection_utils import (
+    ConnectionBert,
+    documentation_pairs,
+    mean_reciprocal_rank,
+    read_splits,
+)
+from connection_utils.ground.paths import ROOT
+from connection_utils.ground.whole_files import write_whole
+from connection_utils.workshop.assets import DEFAULT_DATA, DEFAULT_MODEL
+
+STUDENTS = ROOT / "runs" / "students"
+SCORES, FACTS = RESULTS / "ladder.parquet", RESULTS / "ladder.json"
+CANDIDATES = 20                      # the nearest texts, which a cross-encoder sorts again
+SAME = 0.8                           # the score from which a pair's texts answer each other
+
+
+def soup(folders: list[Path]) -> ConnectionBert:
+    """The mean of the models' weights (model soup: arXiv 2203.05482, uniform)."""
+    models = [ConnectionBert.from_local(folder, device="cpu") for folder in folders]
+    weights = [model.state_dict() for model in models]
+    models[0].load_state_dict({name: torch.stack([each[name] for each in weights]).mean(0)
+                               if value.is_floating_point() else value
+                               for name, value in weights[0].items()})
+    return models[0]
+
+
+def reranked(model: ConnectionBert, cross, pairs: pd.DataFrame) -> dict[str, object]:
+    """Where the partner of a text comes in a search, and after the cross-encoder's sorting.
+
+    Searched are the distinct texts of `pairs`; asked is sentence1 of each pair whose score is
+    at least SAME. The share of partners that come first, and the mean reciprocal rank, × 100;
+    a partner beyond the CANDIDATES nearest counts 0.
+    """
+    texts = pd.unique(pairs[["sentence1", "sentence2"]].to_numpy().ravel())
+    asked = pairs[(pairs["score"] >= SAME) & (pairs["sentence1"] != pairs["sentence2"])]
+    vectors = model.encode([*texts], normalize=True)
+    place = {text: row for row, text in enumerate(texts)}
+    queries = asked["sentence1"].map(place).to_numpy()
+    found = vectors[queries] @ vectors.T
+    found[np.arange(len(queries)), queries] = -2                     # not the query itself
+    nearest = np.argsort(-found, axis=1)[:, :CANDIDATES]
+    started = time.perf_counter()
+    scores = read_both(cross, pd.DataFrame({
+        "sentence1": texts[np.repeat(queries, CANDIDATES)],
+        "sentence2": texts[nearest.ravel()]})).reshape(nearest.shape)
+    seconds = time.perf_counter() - started
+    partner = asked["sentence2"].map(place).to_numpy()[:, None]
+    result = {"queries": len(queries), "texts": len(texts), "candidates": CANDIDATES,
+              "seconds_per_query": seconds / len(queries)}
+    for name, order in (("search", nearest), ("reranked", np.take_along_axis(
+            nearest, np.argsort(-scores, axis=1), axis=1))):
+        hit = order == partner
+        reciprocal = np.where(hit.any(axis=1), 1 / (1 + hit.argmax(axis=1)), 0)
+        result[name] = {"first": 100 * hit[:, 0].mean(), "mrr": 100 * reciprocal.mean()}
+    return result
+
+
+def main() -> None:
+    """Score every model; write both files."""
+    options = parser(__doc__)
+    options.parse_args()
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    splits = read_splits(ROOT / DEFAULT_DATA)
+    judged = pd.concat([splits["dev"], splits["test"]], keys=["dev", "test"])
+    scores, facts = pd.DataFrame(index=judged.index.set_names(["split", "row"])), {}
+
+    def siamese(name: str, model: ConnectionBert) -> None:
+        started = time.perf_counter()
+        scores[name] = model.similarity(judged["sentence1"], judged["sentence2"])
+        facts[name] = {"pairs_per_second": len(judged) / (time.perf_counter() - started),
+                       "elsewhere_mrr": 100 * mean_reciprocal_rank(model, documentation_pairs()),
+                       "helpdesk_right": helpdesk_right(model), "contrasts": contrasts(model)}
+        print(name, flush=True)
+
+    siamese("untouched", ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu"))
+    by_recipe = {}
+    for folder in sorted(STUDENTS.iterdir()):
+        siamese(folder.name, ConnectionBert.from_local(folder, device="cpu"))
+        by_recipe.setdefault(folder.name.rpartition("-")[0], []).append(folder)
+    for recipe, folders in by_recipe.items():
+        if len(folders) > 1:
+            siamese(f"{recipe}-soup", soup(folders))
+    for name, folder in (("teacher-untouched", TEACHER), ("teacher-cosent", TEACHERS / "cosent")):
+        started = time.perf_counter()
+        scores[name] = cosines(SentenceTransformer(str(folder), device="cpu"), judged)
+        facts[name] = {"pairs_per_second": len(judged) / (time.perf_counter() - started)}
+    for name in ("own", "cross"):
+        cross = CrossEncoder(str(TEACHERS / name), device="cpu")
+        started = time.perf_counter()
+        scores[f"teacher-{name}"] = read_both(cross, judged)
+        facts[f"teacher-{name}"] = {
+            "pairs_per_second": len(judged) / (time.perf_counter() - started),
+            "rerank": reranked(ConnectionBert.from_local(by_recipe["best"][0], device="cpu"),
+                               cross, splits["dev"])}
+
+    scores.attrs = {"command": "python benchmarks/ladder.py", "commit": commit()}
+    with write_whole(SCORES) as scratch:
+        scores.astype("float32").round(5).to_parquet(scratch, compression="zstd")
+    keep(FACTS, "ladder.py", models=facts)
+
+
+if __name__ == "__main__":
+    main()
