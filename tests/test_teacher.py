@@ -5,10 +5,13 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from connection_utils import ConnectionBert
 from connection_utils.ground.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import ladder
 import teacher
 
 
@@ -37,3 +40,45 @@ def test_the_scores_are_as_many_in_each_tenth_of_the_gold_range(count):
     assert len(chosen) == count
     assert np.histogram(chosen, np.quantile(gold, np.linspace(0, 1, 11)))[0] == pytest.approx(
         [count / 10] * 10, abs=count / 100)
+
+
+def test_two_teachers_are_mixed_as_they_predict_the_known_scores():
+    rng = np.random.default_rng(0)
+    cosine, cross = rng.uniform(0, 1, (2, 400))
+    new = rng.uniform(0, 1, (2, 50))
+    weighted = teacher.mixed(pd.Series(0.3 * cosine + 0.5 * cross + 0.1), (cosine, cross), new)
+    assert weighted == pytest.approx(0.3 * new[0] + 0.5 * new[1] + 0.1)
+    assert teacher.mixed(pd.Series(3 * cosine - 1), (cosine, cross), new).max() == 1
+
+
+def test_a_soup_is_the_mean_of_the_weights(tiny_folder, tmp_path):
+    model, folders = ConnectionBert.from_local(tiny_folder, device="cpu"), []
+    names = {name for name, _ in model.named_parameters()}
+    for factor in (1, 3):
+        for parameter in model.parameters():
+            parameter.data *= factor
+        model.save(tmp_path / f"times-{factor}")
+        folders.append(tmp_path / f"times-{factor}")
+    mean = ladder.soup(folders).state_dict()
+    first = ConnectionBert.from_local(folders[0], device="cpu").state_dict()
+    for name, value in first.items():
+        torch.testing.assert_close(mean[name], 2 * value if name in names else value)
+
+
+def test_reranking_moves_a_partner_to_the_front(monkeypatch):
+    """A cross-encoder that knows the partners finds all that are among the candidates."""
+    texts = [f"text {row}" for row in range(60)]
+    pairs = pd.DataFrame({"sentence1": texts[:30], "sentence2": texts[30:], "score": 1.0})
+    partner = dict(zip(pairs["sentence1"], pairs["sentence2"]))
+
+    class Model:
+        def encode(self, texts, normalize):
+            vectors = np.random.default_rng(0).normal(size=(len(texts), 4))
+            return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    monkeypatch.setattr(ladder, "read_both", lambda cross, pairs: np.array(
+        [float(partner[a] == b) for a, b in zip(pairs["sentence1"], pairs["sentence2"])]))
+    found = ladder.reranked(Model(), None, pairs)
+    assert found["queries"] == 30 and found["texts"] == 60
+    assert found["reranked"]["first"] == pytest.approx(found["reranked"]["mrr"])
+    assert found["search"]["mrr"] < found["reranked"]["mrr"] < 100
