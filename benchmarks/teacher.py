@@ -183,7 +183,17 @@ def texts_of(pairs: pd.DataFrame) -> pd.DataFrame:
     """Each distinct text once: text, and its first row and side (1 or 2) in `pairs`."""
     both = pd.concat([pd.DataFrame({"text": pairs[f"sentence{side}"], "row": pairs.index,
                                     "side": side}) for side in (1, 2)])
-    return both.drop_duplicates("text").reset_index(drop=True)
+    return both[~plain(both["text"]).duplicated()].reset_index(drop=True)
+
+
+def plain(texts: pd.Series) -> pd.Series:
+    """The texts without what equal ones may differ in: case, forms of a letter, spaces."""
+    return texts.str.normalize("NFKC").str.casefold().str.split().str.join(" ")
+
+
+def keys(pairs: pd.DataFrame) -> pd.Series:
+    """A key for each pair that is equal for `plain` equal ones, in either order."""
+    return pair_keys(pairs[["sentence1", "sentence2"]].apply(plain))
 
 
 def recombined(vectors: np.ndarray, seed: int = 1) -> np.ndarray:
@@ -218,14 +228,14 @@ def silver() -> pd.DataFrame:
     texts = texts_of(splits["train"])
     student = ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu")
     places = recombined(student.encode([*texts["text"]], normalize=True))
-    taken = set().union(*(pair_keys(split) for split in splits.values()))
-    places = places[~pair_keys(_pairs(texts, places)).isin(taken).to_numpy()]
+    taken = set().union(*(keys(split) for split in splits.values()))
+    places = places[~keys(_pairs(texts, places)).isin(taken).to_numpy()]
 
     siamese = SentenceTransformer(str(TEACHERS / "cosent"), device="cpu")
     cross, own = (CrossEncoder(str(TEACHERS / name), device="cpu") for name in ("cross", "own"))
     vectors = encode(siamese, [*texts["text"]])
-    position = {text: place for place, text in enumerate(texts["text"])}
-    gold = splits["train"][["sentence1", "sentence2"]].map(position.get).to_numpy()
+    position = {text: place for place, text in enumerate(plain(texts["text"]))}
+    gold = splits["train"][["sentence1", "sentence2"]].apply(plain).map(position.get).to_numpy()
     found, of_gold = ((vectors[each[:, 0]] * vectors[each[:, 1]]).sum(1)
                       for each in (places, gold))
     chosen = evenly(found, of_gold, PAIRS)

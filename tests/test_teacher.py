@@ -1,14 +1,16 @@
 """What the benchmark with a teacher makes of the training pairs."""
 
 import sys
+import unicodedata
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from connection_utils import ConnectionBert
+from connection_utils import ConnectionBert, read_splits
 from connection_utils.ground.paths import ROOT
+from connection_utils.workshop.assets import DATA, DEFAULT_DATA
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ladder
@@ -16,7 +18,7 @@ import teacher
 
 
 def test_each_text_is_listed_once_with_its_place():
-    pairs = pd.DataFrame({"sentence1": ["a", "b", "a"], "sentence2": ["b", "c", "d"]})
+    pairs = pd.DataFrame({"sentence1": ["a", "b", "a"], "sentence2": ["B ", "c", "d"]})
     assert teacher.texts_of(pairs).to_numpy().tolist() == [
         ["a", 0, 1], ["b", 1, 1], ["c", 1, 2], ["d", 2, 2]]
 
@@ -82,3 +84,28 @@ def test_reranking_moves_a_partner_to_the_front(monkeypatch):
     assert found["queries"] == 30 and found["texts"] == 60
     assert found["reranked"]["first"] == pytest.approx(found["reranked"]["mrr"])
     assert found["search"]["mrr"] < found["reranked"]["mrr"] < 100
+
+
+def test_silver_holds_numbers_alone_and_knows_the_file_that_they_are_from():
+    silver = pd.read_parquet(teacher.SILVER)
+    assert teacher.SILVER.stat().st_size < 2e6
+    assert [*silver] == ["row1", "side1", "row2", "side2", "large", "own"]
+    assert all(kind.kind in "if" for kind in silver.dtypes)
+    assert silver[["large", "own"]].to_numpy().min() >= 0
+    assert silver[["large", "own"]].to_numpy().max() <= 1
+    assert DATA.files["sts-train.csv"] in silver.attrs.values() and silver.attrs["commit"]
+
+
+def test_no_silver_pair_is_a_pair_of_any_split_in_either_order():
+    splits = read_splits(ROOT / DEFAULT_DATA)
+    assert len(splits["train"]) == 5725
+
+    def both(pairs):
+        texts = pairs[["sentence1", "sentence2"]].map(lambda text: " ".join(
+            unicodedata.normalize("NFKC", text).casefold().split()))
+        return {frozenset(pair) for pair in texts.itertuples(index=False)}
+
+    silver = both(teacher.silver_pairs(splits["train"]))
+    assert len(silver) == len(pd.read_parquet(teacher.SILVER))       # none comes twice
+    for split in splits.values():
+        assert not silver & both(split)
