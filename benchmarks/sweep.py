@@ -20,8 +20,9 @@ recipe on few and on many pairs, and asks what somebody would have got whose dev
 (`as_chosen_by`). It scores test once a run, where all pairs are trained on; nothing is chosen by it.
 elsewhere scores other kinds of texts, before and after training by recipe and by loss.
 precisions is what bfloat16 costs in dev Spearman; the CPU must have it. silver tries, with one
-seed and on dev, how to train on a teacher's pairs (teacher.py) before the labels; distilled
-compares what it chose with `best` over five seeds, and scores test once a run.
+seed and on dev, how to train on a teacher's pairs (teacher.py) before the labels. distilled
+trains what it chose, and `best`, with five seeds each; the models stay in runs/students/, and
+ladder.py scores them.
 """
 
 import argparse
@@ -175,8 +176,19 @@ def silver(model: str) -> list[Run]:
     return [_changed(run, {"seed": 1}) for run in tried]
 
 
+def distilled(model: str) -> list[Run]:
+    """`best` without and with what `silver` chose before it, five seeds; then a weaker teacher."""
+    best = replace(BEST, model=model)
+    large = replace(best, silver=SILVER)
+    return ([replace(_changed(run, {"seed": seed}), keep=f"{name}-{seed}")
+             for seed in (*SEEDS, 4, 5) for name, run in (("best", best), ("distilled", large))]
+            + [replace(_changed(large, {"seed": seed}), teacher="own",
+                       keep=f"distilled_own-{seed}") for seed in SEEDS])
+
+
 GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,
-         "recipes": recipes, "elsewhere": elsewhere, "precisions": precisions, "silver": silver}
+         "recipes": recipes, "elsewhere": elsewhere, "precisions": precisions, "silver": silver,
+         "distilled": distilled}
 
 
 def _epochs(pairs: int, start: str) -> int:
