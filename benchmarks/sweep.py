@@ -172,18 +172,16 @@ def silver(model: str) -> list[Run]:
     base = replace(BEST, model=model, silver=SILVER)
     tried = [base, replace(base, config=replace(base.config, learning_rate=2e-5)),
              replace(base, silver=replace(SILVER, loss="cosine_mse")),
-             replace(base, silver=replace(SILVER, learning_rate=1e-4))]
+             replace(base, teacher="own")]
     return [_changed(run, {"seed": 1}) for run in tried]
 
 
 def distilled(model: str) -> list[Run]:
-    """`best` without and with what `silver` chose before it, five seeds; then a weaker teacher."""
+    """`best` without and with what `silver` chose before it, five seeds."""
     best = replace(BEST, model=model)
-    large = replace(best, silver=SILVER)
-    return ([replace(_changed(run, {"seed": seed}), keep=f"{name}-{seed}")
-             for seed in (*SEEDS, 4, 5) for name, run in (("best", best), ("distilled", large))]
-            + [replace(_changed(large, {"seed": seed}), teacher="own",
-                       keep=f"distilled_own-{seed}") for seed in SEEDS])
+    return [replace(_changed(run, {"seed": seed}), keep=f"{name}-{seed}")
+            for seed in (*SEEDS, 4, 5)
+            for name, run in (("best", best), ("distilled", replace(best, silver=SILVER)))]
 
 
 GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,

@@ -77,7 +77,7 @@ SETTINGS = {
     "own": {"num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-5}}
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)    # which of a text's nearest it is paired with
 RANDOM = 2                               # others that it is paired with
-PAIRS = 24_000                           # at most: as many from each tenth of the range
+PAIRS = 16_000                           # at most: as many from each tenth of the range
 
 
 # The teacher
