@@ -47,11 +47,12 @@ def soup(folders: list[Path]) -> ConnectionBert:
 
 
 def reranked(model: ConnectionBert, cross, pairs: pd.DataFrame) -> dict[str, object]:
-    """Where the partner of a text comes in a search, and after the cross-encoder's sorting.
+    """Where the partner of a text comes in a search, and after sorting what was found again.
 
     Searched are the distinct texts of `pairs`; asked is sentence1 of each pair whose score is
-    at least SAME. The share of partners that come first, and the mean reciprocal rank, × 100;
-    a partner beyond the CANDIDATES nearest counts 0.
+    at least SAME. `reranked` is sorted by the cross-encoder's scores; `both` by their sum with
+    the cosines, each divided by its standard deviation. The share of partners that come first,
+    and the mean reciprocal rank, × 100; a partner beyond the CANDIDATES nearest counts 0.
     """
     texts = pd.unique(pairs[["sentence1", "sentence2"]].to_numpy().ravel())
     asked = pairs[(pairs["score"] >= SAME) & (pairs["sentence1"] != pairs["sentence2"])]
@@ -69,9 +70,10 @@ def reranked(model: ConnectionBert, cross, pairs: pd.DataFrame) -> dict[str, obj
     partner = asked["sentence2"].map(place).to_numpy()[:, None]
     result = {"queries": len(queries), "texts": len(texts), "candidates": CANDIDATES,
               "seconds_per_query": seconds / len(queries)}
-    for name, order in (("search", nearest), ("reranked", np.take_along_axis(
-            nearest, np.argsort(-scores, axis=1), axis=1))):
-        hit = order == partner
+    cosine = np.take_along_axis(found, nearest, axis=1)
+    for name, by in (("search", cosine), ("reranked", scores),
+                     ("both", cosine / cosine.std() + scores / scores.std())):
+        hit = np.take_along_axis(nearest, np.argsort(-by, axis=1), axis=1) == partner
         reciprocal = np.where(hit.any(axis=1), 1 / (1 + hit.argmax(axis=1)), 0)
         result[name] = {"first": 100 * hit[:, 0].mean(), "mrr": 100 * reciprocal.mean()}
     return result
