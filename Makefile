@@ -45,6 +45,9 @@ bundle: $(SETUP) ## all of it in one folder for a machine without network (TO=fo
 fetch: $(SETUP) ## the default model and data, by hash
 	@$(IN)python -m connection_utils series fetch
 
+fetch-teacher: fetch ## the teacher of notebook 11: nobody needs it but benchmarks/teacher.py (404 MB)
+	@$(IN)python benchmarks/teacher.py fetch
+
 ## Develop
 test: fetch    ## the quick tests and every notebook, outputs compared
 	$(TEST)
@@ -78,4 +81,4 @@ $(SETUP): requirements.lock pyproject.toml
 	    sphinx myst-nb sphinx-book-theme $(NO_PACKAGES)
 	@touch $@
 
-.PHONY: help run test test-all lab sweep execute site bundle fetch
+.PHONY: help run test test-all lab sweep execute site bundle fetch fetch-teacher
