@@ -1,13 +1,11 @@
 """From the untouched model to its teachers: every model of notebook 11 scores the same pairs.
 
-    python benchmarks/teacher.py train
-    python benchmarks/sweep.py distilled --jobs 2
     python benchmarks/ladder.py
 
-The models are those that the two commands before kept under runs/. ladder.parquet gets the
-score of each dev and test pair by each model, in the order of the files: numbers alone.
-ladder.json gets speed, and what the models do on other kinds of texts. This script reads test
-once; everything was chosen on dev before.
+The models are those that `teacher.py train` and `sweep.py distilled` kept under runs/.
+ladder.parquet gets the score of each dev and test pair by each model, in the order of the
+files: numbers alone. ladder.json gets speed, re-ranking, and what the models do on other kinds
+of texts. This script reads test once; everything was chosen on dev before.
 """
 
 import time

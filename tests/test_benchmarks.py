@@ -23,17 +23,19 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare_sentence_transformers as compare
 import cost_as_work_grows as growth
 import draw_comparison
+import ladder
 import measuring
 import on_a_gpu
 import planted_faults
 import processes_share_the_work
 import sweep
+import teacher
 import transfer
 import where_the_time_goes
 
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
-SCRIPTS = [compare, draw_comparison, growth, on_a_gpu, planted_faults,
-           processes_share_the_work, sweep, transfer, where_the_time_goes]
+SCRIPTS = [compare, draw_comparison, growth, ladder, on_a_gpu, planted_faults,
+           processes_share_the_work, sweep, teacher, transfer, where_the_time_goes]
 MEASURED = ["ours", "theirs", "theirs_by_length", "encode_ours", "encode_ours_int8",
             "encode_theirs", "theirs_cosent"]
 
