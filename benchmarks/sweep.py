@@ -170,9 +170,9 @@ SILVER = replace(BEST.config, epochs=1, batch_size=32, average_from=1.0)
 def silver(model: str) -> list[Run]:
     """How to train on silver pairs before `best`; dev alone is scored."""
     base = replace(BEST, model=model, silver=SILVER)
-    tried = [base, replace(base, config=replace(base.config, learning_rate=2e-5)),
-             replace(base, silver=replace(SILVER, loss="cosine_mse")),
-             replace(base, teacher="own")]
+    gentle = replace(base, config=replace(base.config, learning_rate=2e-5))
+    tried = [base, gentle, replace(gentle, silver=replace(SILVER, epochs=3)),
+             replace(gentle, silver=replace(SILVER, epochs=3, learning_rate=1e-4))]
     return [_changed(run, {"seed": 1}) for run in tried]
 
 
