@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from connection_utils import ConnectionBert, read_splits
+from connection_utils import ConnectionBert, read_splits, spearman
 from connection_utils.ground.paths import ROOT
 from connection_utils.workshop.assets import DATA, DEFAULT_DATA
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ladder
+import sweep
 import teacher
 
 
@@ -109,3 +110,43 @@ def test_no_silver_pair_is_a_pair_of_any_split_in_either_order():
     assert len(silver) == len(pd.read_parquet(teacher.SILVER))       # none comes twice
     for split in splits.values():
         assert not silver & both(split)
+
+
+# What is kept, and what is said of it
+
+@pytest.fixture(scope="module")
+def ladder_scores():
+    """Spearman x 100 of each model, and each pair's score, by split."""
+    splits, kept = read_splits(ROOT / DEFAULT_DATA), pd.read_parquet(ladder.SCORES)
+    return {name: pd.Series({model: 100 * spearman(splits[name]["score"], kept.loc[name, model])
+                             for model in kept}) for name in ("dev", "test")}
+
+
+def mean(scores, name):
+    return scores[[f"{name}-{seed}" for seed in range(1, 6)]].mean()
+
+
+def test_the_ladder_has_the_models_that_the_sweep_trained(ladder_scores):
+    for line in sweep.read_lines(sweep.RESULTS / "sweep_distilled.jsonl"):
+        assert ladder_scores["dev"][line["run"]["keep"]] == pytest.approx(
+            line["dev_spearman"], abs=0.02)
+
+
+def test_every_seed_of_distilled_is_above_best_on_dev(ladder_scores):
+    for seed in range(1, 6):
+        assert ladder_scores["dev"][f"distilled-{seed}"] > ladder_scores["dev"][f"best-{seed}"]
+
+
+def test_the_pages_say_what_was_measured(ladder_scores):
+    page = " ".join((ROOT / "benchmarks/README.md").read_text(encoding="utf-8").split())
+    for name, models in {"`best`": "best", "`distilled`": "distilled"}.items():
+        row = f"| {name} | " + " | ".join(
+            f"{mean(ladder_scores[split], models):.2f}" for split in ("dev", "test"))
+        assert row in page, row
+    for name, model in {"soup of `best`": "best-soup", "soup of `distilled`": "distilled-soup",
+                        "untouched": "untouched", "large, siamese": "teacher-cosent",
+                        "large, cross-encoder": "teacher-cross",
+                        "our cross-encoder": "teacher-own"}.items():
+        row = f"| {name} | " + " | ".join(
+            f"{ladder_scores[split][model]:.2f}" for split in ("dev", "test"))
+        assert row in page, row
