@@ -45,7 +45,7 @@ bundle: $(SETUP) ## all of it in one folder for a machine without network (TO=fo
 fetch: $(SETUP) ## the default model and data, by hash
 	@$(IN)python -m connection_utils series fetch
 
-fetch-teacher: fetch ## the teacher of notebook 11: nobody needs it but benchmarks/teacher.py (404 MB)
+fetch-teacher: fetch ## a model of 109 million parameters for benchmarks/teacher.py (404 MB)
 	@$(IN)python benchmarks/teacher.py fetch
 
 ## Develop
