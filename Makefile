@@ -45,9 +45,6 @@ bundle: $(SETUP) ## all of it in one folder for a machine without network (TO=fo
 fetch: $(SETUP) ## the default model and data, by hash
 	@$(IN)python -m connection_utils series fetch
 
-fetch-teacher: fetch ## a model of 109 million parameters for benchmarks/teacher.py (404 MB)
-	@$(IN)python benchmarks/teacher.py fetch
-
 ## Develop
 test: fetch    ## the quick tests and every notebook, outputs compared
 	$(TEST)
@@ -60,6 +57,9 @@ test-all: fetch ## the slow tests too, and the notebooks again as other CPUs wou
 execute: fetch ## re-execute the notebooks and save their outputs (NB=03 for one)
 	@$(IN)python site/execute.py $(NB)
 	@$(IN)python site/korean.py
+
+fetch-teacher: fetch ## a model of 109 million parameters for benchmarks/teacher.py (404 MB)
+	@$(IN)python benchmarks/teacher.py fetch
 
 $(SETUP): requirements.lock pyproject.toml
 	$(SOME_PYTHON)

@@ -79,8 +79,7 @@ def reranked(model: ConnectionBert, cross, pairs: pd.DataFrame) -> dict[str, obj
 
 def main() -> None:
     """Score every model; write both files."""
-    options = parser(__doc__)
-    options.parse_args()
+    output = parser(__doc__).parse_args().output or FACTS
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
     splits = read_splits(ROOT / DEFAULT_DATA)
@@ -117,9 +116,9 @@ def main() -> None:
                                cross, splits["dev"])}
 
     scores.attrs = {"command": "python benchmarks/ladder.py", "commit": commit()}
-    with write_whole(SCORES) as scratch:
+    with write_whole(output.with_suffix(".parquet")) as scratch:
         scores.astype("float32").round(5).to_parquet(scratch, compression="zstd")
-    keep(FACTS, "ladder.py", models=facts)
+    keep(output, "ladder.py", models=facts)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,8 @@ def silver(model: str) -> list[Run]:
     base = replace(BEST, model=model, silver=SILVER)
     gentle = replace(base, config=replace(base.config, learning_rate=2e-5))
     tried = [base, gentle, replace(gentle, silver=replace(SILVER, epochs=3)),
-             replace(gentle, silver=replace(SILVER, epochs=3, learning_rate=1e-4))]
+             replace(gentle, silver=replace(SILVER, epochs=3, learning_rate=1e-4)),
+             replace(gentle, silver=replace(SILVER, epochs=3), teacher="own")]
     return [_changed(run, {"seed": 1}) for run in tried]
 
 

