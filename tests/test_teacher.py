@@ -1,5 +1,7 @@
 """What the benchmark with a teacher makes of the training pairs."""
 
+import json
+import re
 import sys
 import unicodedata
 
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from connection_utils import ConnectionBert, read_splits, spearman
+from connection_utils import ConnectionBert, bootstrap_interval, read_splits, spearman
 from connection_utils.ground.paths import ROOT
 from connection_utils.workshop.assets import DATA, DEFAULT_DATA
 
@@ -137,16 +139,89 @@ def test_every_seed_of_distilled_is_above_best_on_dev(ladder_scores):
         assert ladder_scores["dev"][f"distilled-{seed}"] > ladder_scores["dev"][f"best-{seed}"]
 
 
-def test_the_pages_say_what_was_measured(ladder_scores):
-    page = " ".join((ROOT / "benchmarks/README.md").read_text(encoding="utf-8").split())
-    for name, models in {"`best`": "best", "`distilled`": "distilled"}.items():
-        row = f"| {name} | " + " | ".join(
-            f"{mean(ladder_scores[split], models):.2f}" for split in ("dev", "test"))
+def together(scores, first, second):
+    """The sum of two models' scores, each divided by its standard deviation."""
+    return scores[first] / scores[first].std() + scores[second] / scores[second].std()
+
+
+@pytest.fixture(scope="module")
+def page():
+    return " ".join((ROOT / "benchmarks/README.md").read_text(encoding="utf-8").split())
+
+
+def test_the_page_has_the_ladder_as_measured(ladder_scores, page):
+    rows = {"`best`": "best", "`distilled`": "distilled", "soup of `best`": "best-soup",
+            "soup of `distilled`": "distilled-soup", "untouched": "untouched",
+            "large, siamese": "teacher-cosent", "large, cross-encoder": "teacher-cross",
+            "our cross-encoder": "teacher-own", "both large ones, sum": "both"}
+    splits, kept = read_splits(ROOT / DEFAULT_DATA), pd.read_parquet(ladder.SCORES)
+    for name, model in rows.items():
+        found = {split: scores[model] if model in scores else
+                 100 * spearman(splits[split]["score"], together(
+                     kept.loc[split], "teacher-cosent", "teacher-cross"))
+                 if model == "both" else mean(scores, model)
+                 for split, scores in ladder_scores.items()}
+        row = f"| {name} | {found['dev']:.2f} | {found['test']:.2f} |"
         assert row in page, row
-    for name, model in {"soup of `best`": "best-soup", "soup of `distilled`": "distilled-soup",
-                        "untouched": "untouched", "large, siamese": "teacher-cosent",
-                        "large, cross-encoder": "teacher-cross",
-                        "our cross-encoder": "teacher-own"}.items():
-        row = f"| {name} | " + " | ".join(
-            f"{ladder_scores[split][model]:.2f}" for split in ("dev", "test"))
-        assert row in page, row
+
+
+def test_the_page_says_what_a_student_and_a_soup_gain(page):
+    splits, kept = read_splits(ROOT / DEFAULT_DATA), pd.read_parquet(ladder.SCORES)
+    best = [f"best-{seed}" for seed in range(1, 6)]
+
+    def gain(models, split):
+        """Over the mean of `best`: the gain of the mean of `models`, and its interval."""
+        def of(score, each):
+            found = [spearman(score, column) for column in each.T]
+            return np.mean(found[len(best):]) - np.mean(found[:len(best)])
+
+        pairs = splits[split]["score"], kept.loc[split, best + models]
+        low, high = bootstrap_interval(*pairs, of, resamples=500)
+        return [100 * each for each in (of(*map(np.asarray, pairs)), low, high)]
+
+    distilled = [f"distilled-{seed}" for seed in range(1, 6)]
+    dev, test = gain(distilled, "dev"), gain(distilled, "test")
+    assert dev[1] < 0 < dev[2] and test[1] < 0 < test[2]          # neither is more than chance
+    assert f"It gains {dev[0]:.2f} on dev" in page and f"loses {-test[0]:.2f} on test" in page
+    number = r"([\d.]+)"
+    said = re.search(rf"the seeds −{number} to \+{number}\) and loses {number} on test "
+                     rf"\(−{number} to \+{number}\)", page)
+    low, high, _, test_low, test_high = map(float, said.groups())
+    assert [-low, high, -test_low, test_high] == pytest.approx([*dev[1:], *test[1:]], abs=0.05)
+    soup = re.search(rf"by {number} on dev \({number} to {number}\) and {number} on test "
+                     rf"\({number} to {number}\)", page)
+    measured = [*gain(["best-soup"], "dev"), *gain(["best-soup"], "test")]
+    assert [*map(float, soup.groups())] == pytest.approx(measured, abs=0.05)
+    assert min(measured) > 0
+
+
+def test_the_page_says_what_reranking_and_other_texts_showed(page):
+    facts = json.loads(ladder.FACTS.read_text())["models"]
+    own, large = (facts[f"teacher-{name}"]["rerank"] for name in ("own", "cross"))
+    assert (f"of the {large['candidates']} nearest of {large['texts']:,} dev texts, for "
+            f"{large['queries']} queries") in page
+    assert (f"(MRR × 100 of {large['reranked']['mrr']:.1f} after the search's "
+            f"{large['search']['mrr']:.1f}) and ours loses ({own['reranked']['mrr']:.1f})") in page
+    assert f"{large['both']['mrr']:.1f} with the large one, {own['both']['mrr']:.1f} with" in page
+
+    def of(what):
+        return {name: np.mean([what(facts[each]) for each in facts
+                               if each.startswith(f"{name}-") and each[-1].isdigit()])
+                for name in ("distilled", "best")} | {"untouched": what(facts["untouched"])}
+
+    documentation = of(lambda fact: fact["elsewhere_mrr"])
+    desk = of(lambda fact: fact["helpdesk_right"]["nearest"])
+    contrasts = of(lambda fact: sum(margin > 0 for margin in fact["contrasts"]))
+    for said in (
+            "{distilled:.1f} and {best:.1f} on documentation (untouched: {untouched:.1f})".format(
+                **documentation),
+            "{distilled:.1f} and {best:.1f} right of the help desk's 93 (untouched: "
+            "{untouched:.0f})".format(**desk),
+            "`behaviour.csv` right: {distilled:.1f} and {best:.1f} (untouched: "
+            "{untouched:.0f})".format(**contrasts)):
+        assert said in page, said
+
+
+def test_the_page_has_every_way_that_was_tried(page):
+    for line in sweep.read_lines(sweep.RESULTS / "sweep_silver.jsonl"):
+        assert f"| {line['dev_spearman']:.2f} |" in page.replace("**", "")
