@@ -24,7 +24,7 @@ NO_PACKAGES = || { echo "pip could not get the packages. If a mirror, a proxy or
     certificate is the cause, docs/install.md says what to set; then call it again."; exit 1; }
 
 help:          ## list the commands
-	@sed -nE 's/^## (.*)/\n\1/p; s/^([a-z-]+):[^#]*## */  \1\t/p' Makefile | expand -t 14
+	@sed -nE 's/^## (.*)/\n\1/p; s/^([a-z-]+):[^#]*## */  \1\t/p' Makefile | expand -t 17
 
 ## Use (the first call installs: PYTHON= names a Python, EXTRA_INDEX= PyTorch's other builds)
 run: $(SETUP)  ## the main job: notebooks 01 to 04 into runs/ (MODEL=, DATA=, READ=, EPOCHS=)
