@@ -93,6 +93,7 @@ class Run:
     cosent_scale: float = OLD_SCALE      # what lines that tell none had
     silver: TrainingConfig | None = None     # before: a training on a teacher's pairs
     teacher: str = "large"               # whose scores these have: see teacher.py
+    mixed: bool = False                  # the labelled pairs are in that training, too
     keep: str = ""                       # the model's folder in runs/students/
 
 
@@ -173,7 +174,9 @@ def silver(model: str) -> list[Run]:
     gentle = replace(base, config=replace(base.config, learning_rate=2e-5))
     tried = [base, gentle, replace(gentle, silver=replace(SILVER, epochs=3)),
              replace(gentle, silver=replace(SILVER, epochs=3, learning_rate=1e-4)),
-             replace(gentle, silver=replace(SILVER, epochs=3), teacher="own")]
+             replace(gentle, silver=replace(SILVER, epochs=3), teacher="own"),
+             *(replace(gentle, silver=replace(SILVER, epochs=epochs), mixed=True)
+               for epochs in (2, 3))]
     return [_changed(run, {"seed": 1}) for run in tried]
 
 
@@ -288,9 +291,11 @@ def measure(run: Run) -> dict[str, object]:
             pairs = pairs.assign(score=2 * pairs["score"] - 1)
         found = {}
         if run.silver:
-            silver = ConnectionDataset(silver_pairs(splits["train"], run.teacher),
-                                       model.tokenizer)
-            history = train(model, silver, dev, replace(run.silver, seed=run.config.seed))
+            silver = silver_pairs(splits["train"], run.teacher)
+            if run.mixed:
+                silver = pd.concat([silver, splits["train"]], ignore_index=True)
+            history = train(model, ConnectionDataset(silver, model.tokenizer), dev,
+                            replace(run.silver, seed=run.config.seed))
             found = {"silver_seconds": history.seconds,
                      "silver_dev_spearman": 100 * history.best["dev_spearman"]}
         history = train(model, ConnectionDataset(pairs, model.tokenizer), dev, run.config,
