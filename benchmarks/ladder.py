@@ -1,4 +1,4 @@
-"""From the untouched model to its teachers: every model scores the same pairs.
+"""From the untouched model to its teachers: every model of notebook 11 scores the same pairs.
 
     python benchmarks/ladder.py
 
