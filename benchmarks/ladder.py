@@ -3,11 +3,14 @@
     python benchmarks/ladder.py
 
 The models are those that `teacher.py train` and `sweep.py distilled` kept under runs/.
-ladder.parquet gets the score of each dev and test pair by each model, in the order of the
-files: numbers alone. ladder.json gets speed, re-ranking, and what the models do on other kinds
-of texts. This script reads test once; everything was chosen on dev before.
+`RECIPE-soup` is the mean of a recipe's models, `RECIPE-halfway` that of the soup and the
+untouched model. ladder.parquet gets the score of each dev and test pair by each model, in the
+order of the files: numbers alone. ladder.json gets speed, re-ranking, and what the models do
+on other kinds of texts. A model that is in both files is not scored again. This script reads
+test once for each model; everything was chosen on dev before.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -35,13 +38,22 @@ SAME = 0.8                           # the score from which a pair's texts answe
 
 
 def soup(folders: list[Path]) -> ConnectionBert:
-    """The mean of the models' weights (model soup: arXiv 2203.05482, uniform)."""
+    """The mean of the models' weights (model soup: arXiv 2203.05482, uniform).
+
+    With the starting model as often as all others together, the soup is halfway between both
+    (WiSE-FT with a coefficient of 0.5: arXiv 2109.01903).
+    """
     models = [ConnectionBert.from_local(folder, device="cpu") for folder in folders]
     weights = [model.state_dict() for model in models]
     models[0].load_state_dict({name: torch.stack([each[name] for each in weights]).mean(0)
                                if value.is_floating_point() else value
                                for name, value in weights[0].items()})
     return models[0]
+
+
+def by_cosine(model: ConnectionBert, pairs: pd.DataFrame) -> np.ndarray:
+    """The cosine of each pair: (pairs,)."""
+    return model.similarity(pairs["sentence1"], pairs["sentence2"])
 
 
 def reranked(model: ConnectionBert, cross, pairs: pd.DataFrame) -> dict[str, object]:
@@ -84,39 +96,50 @@ def main() -> None:
 
     splits = read_splits(ROOT / DEFAULT_DATA)
     judged = pd.concat([splits["dev"], splits["test"]], keys=["dev", "test"])
-    scores, facts = pd.DataFrame(index=judged.index.set_names(["split", "row"])), {}
+    table = output.with_suffix(".parquet")
+    scores = (pd.read_parquet(table) if table.exists()
+              else pd.DataFrame(index=judged.index.set_names(["split", "row"])))
+    facts = json.loads(output.read_text())["models"] if output.exists() else {}
 
-    def siamese(name: str, model: ConnectionBert) -> None:
+    def score(name: str, model, scorer, *more) -> None:
+        """A column of scores by `scorer(model, judged)`, and what each of `more` finds."""
         started = time.perf_counter()
-        scores[name] = model.similarity(judged["sentence1"], judged["sentence2"])
+        scores[name] = scorer(model, judged)
         facts[name] = {"pairs_per_second": len(judged) / (time.perf_counter() - started),
-                       "elsewhere_mrr": 100 * mean_reciprocal_rank(model, documentation_pairs()),
-                       "helpdesk_right": helpdesk_right(model), "contrasts": contrasts(model)}
+                       "commit": commit()}
+        for each in more:
+            facts[name] |= each(model)
         print(name, flush=True)
 
-    siamese("untouched", ConnectionBert.from_local(ROOT / DEFAULT_MODEL, device="cpu"))
-    by_recipe = {}
-    for folder in sorted(STUDENTS.iterdir()):
-        siamese(folder.name, ConnectionBert.from_local(folder, device="cpu"))
-        by_recipe.setdefault(folder.name.rpartition("-")[0], []).append(folder)
-    for recipe, folders in by_recipe.items():
-        if len(folders) > 1:
-            siamese(f"{recipe}-soup", soup(folders))
-    for name, folder in (("teacher-untouched", TEACHER), ("teacher-cosent", TEACHERS / "cosent")):
-        started = time.perf_counter()
-        scores[name] = cosines(SentenceTransformer(str(folder), device="cpu"), judged)
-        facts[name] = {"pairs_per_second": len(judged) / (time.perf_counter() - started)}
-    for name in ("own", "cross"):
-        cross = CrossEncoder(str(TEACHERS / name), device="cpu")
-        started = time.perf_counter()
-        scores[f"teacher-{name}"] = read_both(cross, judged)
-        facts[f"teacher-{name}"] = {
-            "pairs_per_second": len(judged) / (time.perf_counter() - started),
-            "rerank": reranked(ConnectionBert.from_local(by_recipe["best"][0], device="cpu"),
-                               cross, splits["dev"])}
+    def elsewhere(model: ConnectionBert) -> dict[str, object]:
+        return {"elsewhere_mrr": 100 * mean_reciprocal_rank(model, documentation_pairs()),
+                "helpdesk_right": helpdesk_right(model), "contrasts": contrasts(model)}
 
-    scores.attrs = {"command": "python benchmarks/ladder.py", "commit": commit()}
-    with write_whole(output.with_suffix(".parquet")) as scratch:
+    def reranks(cross) -> dict[str, object]:
+        best = ConnectionBert.from_local(STUDENTS / "best-1", device="cpu")
+        return {"rerank": reranked(best, cross, splits["dev"])}
+
+    by_recipe = {}
+    for folder in sorted(STUDENTS.glob("*-[0-9]")):
+        by_recipe.setdefault(folder.name.rpartition("-")[0], []).append(folder)
+    siamese = {"untouched": [ROOT / DEFAULT_MODEL]}
+    for recipe, folders in by_recipe.items():
+        siamese |= {folder.name: [folder] for folder in folders}
+        siamese |= {f"{recipe}-soup": folders,
+                    f"{recipe}-halfway": folders + len(folders) * [ROOT / DEFAULT_MODEL]}
+    for name, folders in siamese.items():
+        if name not in facts:
+            score(name, soup(folders), by_cosine, elsewhere)
+    for name, folder in (("teacher-untouched", TEACHER), ("teacher-cosent", TEACHERS / "cosent")):
+        if name not in facts:
+            score(name, SentenceTransformer(str(folder), device="cpu"), cosines)
+    for name in ("own", "cross"):
+        if f"teacher-{name}" not in facts:
+            score(f"teacher-{name}", CrossEncoder(str(TEACHERS / name), device="cpu"),
+                  read_both, reranks)
+
+    scores.attrs = {"command": "python benchmarks/ladder.py"}
+    with write_whole(table) as scratch:
         scores.astype("float32").round(5).to_parquet(scratch, compression="zstd")
     keep(output, "ladder.py", models=facts)
 

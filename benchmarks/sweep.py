@@ -21,8 +21,8 @@ recipe on few and on many pairs, and asks what somebody would have got whose dev
 elsewhere scores other kinds of texts, before and after training by recipe and by loss.
 precisions is what bfloat16 costs in dev Spearman; the CPU must have it. silver tries, with one
 seed and on dev, how to train on a teacher's pairs (teacher.py) before the labels. distilled
-trains what it chose, and `best`, with five seeds each; the models stay in runs/students/, and
-ladder.py scores them.
+trains what it chose, `best` and `post` with five seeds each; the models stay in
+runs/students/, and ladder.py scores them.
 """
 
 import argparse
@@ -181,12 +181,14 @@ def silver(model: str) -> list[Run]:
 
 
 def distilled(model: str) -> list[Run]:
-    """`best`, and what `silver` chose: the highest dev Spearman; five seeds."""
+    """`post`, `best`, and what `silver` chose: the highest dev Spearman; five seeds."""
     best = replace(BEST, model=model)
+    post = replace(best, config=replace(RECIPES["post"], precision="bf16"))
     chosen = replace(best, config=replace(best.config, learning_rate=2e-5),
                      silver=replace(SILVER, epochs=3))
+    recipes = {"distilled": chosen, "best": best, "post": post}
     return [replace(_changed(run, {"seed": seed}), keep=f"{name}-{seed}")
-            for seed in (*SEEDS, 4, 5) for name, run in (("distilled", chosen), ("best", best))]
+            for seed in (*SEEDS, 4, 5) for name, run in recipes.items()]
 
 
 GRIDS = {"why_fine_tune": why_fine_tune, "choices": choices, "epochs": epochs,
