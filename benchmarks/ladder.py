@@ -130,9 +130,9 @@ def main() -> None:
     for name, folders in siamese.items():
         if name not in facts:
             score(name, soup(folders), by_cosine, elsewhere)
-    for name, folder in (("teacher-untouched", TEACHER), ("teacher-cosent", TEACHERS / "cosent")):
-        if name not in facts:
-            score(name, SentenceTransformer(str(folder), device="cpu"), cosines)
+    for name, folder in {"untouched": TEACHER, "cosent": TEACHERS / "cosent"}.items():
+        if f"teacher-{name}" not in facts:
+            score(f"teacher-{name}", SentenceTransformer(str(folder), device="cpu"), cosines)
     for name in ("own", "cross"):
         if f"teacher-{name}" not in facts:
             score(f"teacher-{name}", CrossEncoder(str(TEACHERS / name), device="cpu"),
