@@ -93,7 +93,7 @@ class Run:
     cosent_scale: float = OLD_SCALE      # what lines that tell none had
     silver: TrainingConfig | None = None     # before: a training on a teacher's pairs
     teacher: str = "large"               # whose scores these have: see teacher.py
-    mixed: bool = False                  # the labelled pairs are in that training, too
+    mixed: bool = False                  # both in one training: in that one, or the only one
     keep: str = ""                       # the model's folder in runs/students/
 
 
@@ -183,13 +183,15 @@ def silver(model: str) -> list[Run]:
 def distilled(model: str) -> list[Run]:
     """`post`, `best`, and what `silver` chose: the highest dev Spearman; five seeds.
 
-    And, with one seed, the same with the scores of our own cross-encoder.
+    `distilled` is the best of silver pairs before gold ones, `mixed` of both in one training.
+    With one seed, the same with the scores of our own cross-encoder.
     """
     best = replace(BEST, model=model)
     post = replace(best, config=replace(RECIPES["post"], precision="bf16"))
     chosen = replace(best, config=replace(best.config, learning_rate=2e-5),
                      silver=replace(SILVER, epochs=3))
-    recipes = {"distilled": chosen, "best": best, "post": post}
+    mixed = replace(best, config=replace(SILVER, epochs=2), mixed=True)
+    recipes = {"distilled": chosen, "best": best, "post": post, "mixed": mixed}
     own = replace(_changed(chosen, {"seed": 1}), teacher="own", keep="own-1")
     return [replace(_changed(run, {"seed": seed}), keep=f"{name}-{seed}")
             for seed in (*SEEDS, 4, 5) for name, run in recipes.items()] + [own]
@@ -296,10 +298,13 @@ def measure(run: Run) -> dict[str, object]:
         if run.labels == "-1..1":
             pairs = pairs.assign(score=2 * pairs["score"] - 1)
         found = {}
-        if run.silver:
+        if run.silver or run.mixed:
             silver = silver_pairs(splits["train"], run.teacher)
             if run.mixed:
                 silver = pd.concat([silver, splits["train"]], ignore_index=True)
+            if not run.silver:
+                pairs = silver
+        if run.silver:
             history = train(model, ConnectionDataset(silver, model.tokenizer), dev,
                             replace(run.silver, seed=run.config.seed))
             found = {"silver_seconds": history.seconds,
