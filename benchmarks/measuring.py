@@ -67,14 +67,20 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str | None:
-    """The commit that is measured, "with changes" if files differ from it; None without git."""
+    """The commit that is measured, "with changes" if files differ from it; None without git.
+
+    A result that was written since then is no change: a sweep writes its file after each run.
+    """
+    def git(*words: str, check: bool = True) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True,
+                              check=check)
+
     try:
-        said = subprocess.run(["git", "describe", "--always", "--abbrev=40", "--exclude=*",
-                               "--dirty= with changes"], cwd=ROOT, capture_output=True,
-                              text=True, check=True)
+        head = git("rev-parse", "HEAD").stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return said.stdout.strip()
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results", check=False)
+    return head + (" with changes" if changed.returncode else "")
 
 
 def _version(name: str) -> str | None:
