@@ -130,7 +130,8 @@ def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, loss: str =
                ) -> tuple["SentenceTransformer", float]:
     """Their model in `folder`, trained by their trainer on `pairs`, and train()'s seconds.
 
-    `arguments` are those of their trainer that differ from the settings of this comparison.
+    `arguments` are those of their trainer that differ from the settings of this comparison. It
+    continues from a checkpoint in `output_dir`.
     """
     from datasets import Dataset
     from sentence_transformers import (
@@ -142,6 +143,7 @@ def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, loss: str =
         CoSENTLoss,
         CosineSimilarityLoss,
     )
+    from transformers.trainer_utils import get_last_checkpoint
 
     model = SentenceTransformer(str(folder), device=device,
                                 model_kwargs={"dtype": torch.float32})   # as ours, always
@@ -158,7 +160,7 @@ def fit_theirs(folder: str | Path, pairs: pd.DataFrame, device: str, loss: str =
                 "per_device_train_batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE,
                 "warmup_steps": 0.1, **arguments}))
         started = time.perf_counter()
-        trainer.train()
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
         return model, time.perf_counter() - started
 
 

@@ -8,7 +8,8 @@ The teachers start from all-mpnet-base-v2, with 109 million parameters: `cosent`
 model, `cross` a cross-encoder, which reads both texts in one input. `own` is a cross-encoder of
 the series' own model. None is a siamese BertModel, so sentence-transformers loads and trains
 them. `train` keeps the models under runs/teachers/ and their numbers in benchmarks/results/;
-a teacher that has both is not trained again. `silver` recombines the texts of the training
+a teacher that has both is not trained again, and one that was interrupted continues after its last
+whole epoch. `silver` recombines the texts of the training
 pairs and scores the new pairs. The result is benchmarks/results/silver.parquet, which holds
 numbers alone: of each text, its row in the training pairs as `read_splits` returns them and its
 side (1 or 2); `large`, the weighted sum of the scores of `cosent` and `cross`; and `own`. No
@@ -22,6 +23,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,32 +129,49 @@ def train(name: str, seed: int = 1) -> dict[str, object]:
 
     splits = read_splits(ROOT / DEFAULT_DATA)
     lengths = ConnectionDataset(splits["train"], load_tokenizer(ROOT / DEFAULT_MODEL)).lengths
-    curve, score = [], cosines if name == "cosent" else read_both
+    score, checkpoints = cosines if name == "cosent" else read_both, TEACHERS / f"{name}-epochs"
 
     class Curve(TrainerCallback):
-        """Scores the dev pairs after each epoch."""
+        """Scores the dev pairs after each epoch; the checkpoint keeps what it found."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.found, self.since = state.log_history, time.perf_counter()
 
         def on_epoch_end(self, args, state, control, model=None, **kwargs):
-            found = score(model.eval(), splits["dev"])
+            dev = 100 * spearman(splits["dev"]["score"], score(model.eval(), splits["dev"]))
             model.train()
-            curve.append(100 * spearman(splits["dev"]["score"], found))
-            print(f"{name}, epoch {state.epoch:.0f}: dev Spearman {curve[-1]:.2f}", flush=True)
+            print(f"{name}, epoch {state.epoch:.0f}: dev Spearman {dev:.2f}", flush=True)
+            now = time.perf_counter()
+            self.found.append({"dev_spearman": dev, "seconds": now - self.since})
+            self.since = now
 
-    model, seconds = (fit_theirs if name == "cosent" else fit_cross)(
+    curve = Curve()
+    model, _ = (fit_theirs if name == "cosent" else fit_cross)(
         ROOT / DEFAULT_MODEL if name == "own" else TEACHER, splits["train"], "cpu",
-        callbacks=[Curve()], seed=seed, bf16=HAS_BF16,
-        batch_sampler=lambda dataset, batch_size, **_: LengthBucketedBatches(
-            lengths, batch_size, seed),
-        **SETTINGS[name])
+        callbacks=[curve], seed=seed, bf16=HAS_BF16, output_dir=str(checkpoints),
+        save_strategy="epoch", save_total_limit=1,
+        batch_sampler=partial(by_length, lengths), **SETTINGS[name])
     with write_folder_whole(TEACHERS / name, ()) as folder:
         model.save_pretrained(str(folder))
-    return {**SETTINGS[name], "seed": seed, "dev_spearman": curve, "seconds": seconds,
-            "commit": commit()}
+    shutil.rmtree(checkpoints)
+    epochs = [each for each in curve.found if "dev_spearman" in each]
+    return {**SETTINGS[name], "seed": seed,
+            "dev_spearman": [each["dev_spearman"] for each in epochs],
+            "seconds": sum(each["seconds"] for each in epochs), "commit": commit()}
+
+
+def by_length(lengths: Sequence[int], dataset: object, batch_size: int, seed: int = 0,
+              **others: object) -> LengthBucketedBatches:
+    """The series' batches, as their trainer asks for them. (A checkpoint cannot keep a lambda.)"""
+    return LengthBucketedBatches(lengths, batch_size, seed)
 
 
 def fit_cross(folder: Path, pairs: pd.DataFrame, device: str, callbacks: Sequence = (),
               **arguments: object) -> tuple["CrossEncoder", float]:
-    """A cross-encoder that starts from the model in `folder`, and its training's seconds."""
+    """A cross-encoder that starts from the model in `folder`, and its training's seconds.
+
+    It continues from a checkpoint in `output_dir`.
+    """
     from datasets import Dataset
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder import (
@@ -160,6 +179,7 @@ def fit_cross(folder: Path, pairs: pd.DataFrame, device: str, callbacks: Sequenc
         CrossEncoderTrainingArguments,
         losses,
     )
+    from transformers.trainer_utils import get_last_checkpoint
 
     torch.manual_seed(arguments["seed"])                 # its head is new
     model = CrossEncoder(str(folder), num_labels=1, max_length=128, device=device,
@@ -168,12 +188,12 @@ def fit_cross(folder: Path, pairs: pd.DataFrame, device: str, callbacks: Sequenc
         trainer = CrossEncoderTrainer(
             model=model, loss=losses.BinaryCrossEntropyLoss(model), callbacks=list(callbacks),
             train_dataset=Dataset.from_pandas(pairs[["sentence1", "sentence2", "score"]]),
-            args=CrossEncoderTrainingArguments(
-                output_dir=scratch, use_cpu=device == "cpu", save_strategy="no",
-                logging_strategy="no", report_to="none", disable_tqdm=True, warmup_steps=0.1,
-                **arguments))
+            args=CrossEncoderTrainingArguments(**{
+                "output_dir": scratch, "use_cpu": device == "cpu", "save_strategy": "no",
+                "logging_strategy": "no", "report_to": "none", "disable_tqdm": True,
+                "warmup_steps": 0.1, **arguments}))
         started = time.perf_counter()
-        trainer.train()
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
         return model, time.perf_counter() - started
 
 

@@ -150,8 +150,9 @@ def page():
 
 
 def test_the_page_has_the_ladder_as_measured(ladder_scores, page):
-    rows = {"`best`": "best", "`distilled`": "distilled", "soup of `best`": "best-soup",
-            "soup of `distilled`": "distilled-soup", "untouched": "untouched",
+    rows = {"`post`": "post", "`best`": "best", "`distilled`": "distilled", "`mixed`": "mixed",
+            "soup of `best`": "best-soup", "soup of `distilled`": "distilled-soup",
+            "soup of `mixed`": "mixed-soup", "untouched": "untouched", "its student": "own-1",
             "large, siamese": "teacher-cosent", "large, cross-encoder": "teacher-cross",
             "our cross-encoder": "teacher-own", "both large ones, sum": "both"}
     splits, kept = read_splits(ROOT / DEFAULT_DATA), pd.read_parquet(ladder.SCORES)
@@ -225,3 +226,33 @@ def test_the_page_says_what_reranking_and_other_texts_showed(page):
 def test_the_page_has_every_way_that_was_tried(page):
     for line in sweep.read_lines(sweep.RESULTS / "sweep_silver.jsonl"):
         assert f"| {line['dev_spearman']:.2f} |" in page.replace("**", "")
+
+
+@pytest.mark.parametrize("name", ["cosent", "own"])
+def test_a_teacher_that_was_interrupted_continues_after_its_last_epoch(
+        name, tiny_folder, make_pairs, tmp_path, monkeypatch):
+    """The same as without the interruption, and the first epoch is not trained again."""
+    pairs = make_pairs(40)
+    for attribute, value in {"TEACHER": tiny_folder, "DEFAULT_MODEL": tiny_folder,
+                             "read_splits": lambda folder: {"train": pairs, "dev": pairs},
+                             "TEACHERS": tmp_path / "whole"}.items():
+        monkeypatch.setattr(teacher, attribute, value)
+    whole = teacher.train(name)["dev_spearman"]
+
+    scored = []
+
+    def once(*arguments):
+        if scored:
+            raise KeyboardInterrupt
+        scored.append(spearman(*arguments))
+        return scored[-1]
+
+    monkeypatch.setattr(teacher, "TEACHERS", tmp_path / "interrupted")
+    monkeypatch.setattr(teacher, "spearman", once)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.train(name)
+    monkeypatch.setattr(teacher, "spearman", spearman)
+    found = teacher.train(name)
+    assert found["dev_spearman"] == pytest.approx(whole, abs=0.01)
+    assert found["dev_spearman"][0] == 100 * scored[0]
+    assert [path.name for path in (tmp_path / "interrupted").iterdir()] == [name]
