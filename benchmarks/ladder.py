@@ -125,8 +125,9 @@ def main() -> None:
     siamese = {"untouched": [ROOT / DEFAULT_MODEL]}
     for recipe, folders in by_recipe.items():
         siamese |= {folder.name: [folder] for folder in folders}
-        siamese |= {f"{recipe}-soup": folders,
-                    f"{recipe}-halfway": folders + len(folders) * [ROOT / DEFAULT_MODEL]}
+        if len(folders) > 1:
+            siamese |= {f"{recipe}-soup": folders,
+                        f"{recipe}-halfway": folders + len(folders) * [ROOT / DEFAULT_MODEL]}
     for name, folders in siamese.items():
         if name not in facts:
             score(name, soup(folders), by_cosine, elsewhere)
