@@ -115,6 +115,12 @@ def main() -> None:
         return {"elsewhere_mrr": 100 * mean_reciprocal_rank(model, documentation_pairs()),
                 "helpdesk_right": helpdesk_right(model), "contrasts": contrasts(model)}
 
+    def speed(model: ConnectionBert) -> dict[str, object]:
+        """In bfloat16, as the teachers' is. That of all models of the same size."""
+        started = time.perf_counter()
+        model.similarity(judged["sentence1"], judged["sentence2"], precision="bf16")
+        return {"bf16_pairs_per_second": len(judged) / (time.perf_counter() - started)}
+
     def reranks(cross) -> dict[str, object]:
         best = ConnectionBert.from_local(STUDENTS / "best-1", device="cpu")
         return {"rerank": reranked(best, cross, splits["dev"])}
@@ -130,7 +136,8 @@ def main() -> None:
                         f"{recipe}-halfway": folders + len(folders) * [ROOT / DEFAULT_MODEL]}
     for name, folders in siamese.items():
         if name not in facts:
-            score(name, soup(folders), by_cosine, elsewhere)
+            more = (elsewhere, speed) if name == "untouched" else (elsewhere,)
+            score(name, soup(folders), by_cosine, *more)
     for name, folder in {"untouched": TEACHER, "cosent": TEACHERS / "cosent"}.items():
         if f"teacher-{name}" not in facts:
             score(f"teacher-{name}", SentenceTransformer(str(folder), device="cpu"), cosines)
