@@ -164,6 +164,10 @@ def test_the_page_has_the_ladder_as_measured(ladder_scores, page):
                  for split, scores in ladder_scores.items()}
         row = f"| {name} | {found['dev']:.2f} | {found['test']:.2f} |"
         assert row in page, row
+    halfway = "{dev[mixed-halfway]:.2f} on dev and {test[mixed-halfway]:.2f} on test"
+    assert halfway.format(**ladder_scores) in page
+    soup = f"notebooks/11_learn_from_a_teacher.ipynb)) | **{ladder_scores['test']['best-soup']:.2f}** |"
+    assert soup in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_says_what_a_student_and_a_soup_gain(page):
@@ -180,11 +184,17 @@ def test_the_page_says_what_a_student_and_a_soup_gain(page):
         low, high = bootstrap_interval(*pairs, of, resamples=500)
         return [100 * each for each in (of(*map(np.asarray, pairs)), low, high)]
 
+    number = r"([\d.]+)"
+    mixed = [f"mixed-{seed}" for seed in range(1, 6)]
+    said = re.search(rf"It gains {number} on dev \(−{number} to \+{number}\) and {number} on test "
+                     rf"\(−{number} to \+{number}\)", page)
+    gained, low, high, test_gained, test_low, test_high = map(float, said.groups())
+    assert [gained, -low, high] == pytest.approx(gain(mixed, "dev"), abs=0.05)
+    assert [test_gained, -test_low, test_high] == pytest.approx(gain(mixed, "test"), abs=0.05)
     distilled = [f"distilled-{seed}" for seed in range(1, 6)]
     dev, test = gain(distilled, "dev"), gain(distilled, "test")
     assert dev[1] < 0 < dev[2] and test[1] < 0 < test[2]          # neither is more than chance
     assert f"It gains {dev[0]:.2f} on dev" in page and f"loses {-test[0]:.2f} on test" in page
-    number = r"([\d.]+)"
     said = re.search(rf"the seeds −{number} to \+{number}\) and loses {number} on test "
                      rf"\(−{number} to \+{number}\)", page)
     low, high, _, test_low, test_high = map(float, said.groups())
@@ -221,11 +231,17 @@ def test_the_page_says_what_reranking_and_other_texts_showed(page):
             "`behaviour.csv` right: {distilled:.1f} and {best:.1f} (untouched: "
             "{untouched:.0f})".format(**contrasts)):
         assert said in page, said
+    halfway = facts["mixed-halfway"]
+    assert ("untouched weights it is {:.1f}, {} and {}".format(
+        halfway["elsewhere_mrr"], halfway["helpdesk_right"]["nearest"],
+        sum(margin > 0 for margin in halfway["contrasts"]))) in page
 
 
 def test_the_page_has_every_way_that_was_tried(page):
     for line in sweep.read_lines(sweep.RESULTS / "sweep_silver.jsonl"):
         assert f"| {line['dev_spearman']:.2f} |" in page.replace("**", "")
+        if line["run"].get("mixed") and line["run"]["silver"]["epochs"] == 2:
+            assert f"| {line['silver_dev_spearman']:.2f} |" in page.replace("**", "")
 
 
 @pytest.mark.parametrize("name", ["cosent", "own"])
