@@ -166,8 +166,8 @@ def test_the_page_has_the_ladder_as_measured(ladder_scores, page):
         assert row in page, row
     halfway = "{dev[mixed-halfway]:.2f} on dev and {test[mixed-halfway]:.2f} on test"
     assert halfway.format(**ladder_scores) in page
-    soup = f"notebooks/11_learn_from_a_teacher.ipynb)) | **{ladder_scores['test']['best-soup']:.2f}** |"
-    assert soup in (ROOT / "README.md").read_text(encoding="utf-8")
+    soup = ladder_scores["test"]["best-soup"]
+    assert f"notebooks/11_learn_from_a_teacher.ipynb)) | **{soup:.2f}** |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_says_what_a_student_and_a_soup_gain(page):
@@ -186,8 +186,8 @@ def test_the_page_says_what_a_student_and_a_soup_gain(page):
 
     number = r"([\d.]+)"
     mixed = [f"mixed-{seed}" for seed in range(1, 6)]
-    said = re.search(rf"It gains {number} on dev \(−{number} to \+{number}\) and {number} on test "
-                     rf"\(−{number} to \+{number}\)", page)
+    interval = rf"\(−{number} to \+{number}\)"
+    said = re.search(rf"It gains {number} on dev {interval} and {number} on test {interval}", page)
     gained, low, high, test_gained, test_low, test_high = map(float, said.groups())
     assert [gained, -low, high] == pytest.approx(gain(mixed, "dev"), abs=0.05)
     assert [test_gained, -test_low, test_high] == pytest.approx(gain(mixed, "test"), abs=0.05)
@@ -242,6 +242,29 @@ def test_the_page_has_every_way_that_was_tried(page):
         assert f"| {line['dev_spearman']:.2f} |" in page.replace("**", "")
         if line["run"].get("mixed") and line["run"]["silver"]["epochs"] == 2:
             assert f"| {line['silver_dev_spearman']:.2f} |" in page.replace("**", "")
+
+
+def test_what_notebook_11_says_beside_its_outputs_is_measured():
+    """Its outputs are compared; no cell prints these numbers."""
+    cells = json.loads((ROOT / "notebooks/11_learn_from_a_teacher.ipynb").read_text())["cells"]
+    text = " ".join(" ".join("".join(cell["source"]) for cell in cells
+                             if cell["cell_type"] == "markdown").split())
+    train = read_splits(ROOT / DEFAULT_DATA)["train"]
+    texts = len(pd.unique(train[["sentence1", "sentence2"]].to_numpy().ravel()))
+    assert (f"the {texts:,} texts of the training pairs make {texts ** 2 / 2e6:.0f} million "
+            "pairs") in text
+    silver, source = pd.read_parquet(teacher.SILVER), train["source"].to_numpy()
+    headlines = np.mean((source[silver["row1"]] == "headlines")
+                        & (source[silver["row2"]] == "headlines"))
+    assert f"in {100 * headlines:.0f} % of them both texts are headlines" in text
+    taught = sum(each.get("seconds", 0)
+                 for each in json.loads(teacher.TRAINED.read_text())["teachers"].values())
+    learnt = sum(line["curve"][-1]["seconds"] + line.get("silver_seconds", 0) for line in
+                 sweep.read_lines(sweep.RESULTS / "sweep_distilled.jsonl"))
+    assert (f"the teachers trained for {taught / 60:.0f} minutes, and the students for "
+            f"{learnt / 2 / 60:.0f}, two at a time") in text
+    rerank = json.loads(ladder.FACTS.read_text())["models"]["teacher-cross"]["rerank"]
+    assert f"it costs {rerank['seconds_per_query']:.1f} seconds per query" in text
 
 
 @pytest.mark.parametrize("name", ["cosent", "own"])
