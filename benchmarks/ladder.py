@@ -5,9 +5,11 @@
 The models are those that `teacher.py train` and `sweep.py distilled` kept under runs/.
 `RECIPE-soup` is the mean of a recipe's models, `RECIPE-halfway` that of the soup and the
 untouched model. ladder.parquet gets the score of each dev and test pair by each model, in the
-order of the files: numbers alone. ladder.json gets speed, re-ranking, and what the models do
-on other kinds of texts. A model that is in both files is not scored again. This script reads
-test once for each model; everything was chosen on dev before.
+order of the files: numbers alone. ladder.json gets re-ranking, what the models do on other
+kinds of texts, and speed: `pairs_per_second` is in float32 for the small siamese models and in
+bfloat16 for the teachers, `bf16_pairs_per_second` is that of the small ones in bfloat16. A
+model that is in both files is not scored again. This script reads test once for each model;
+everything was chosen on dev before.
 """
 
 import json
@@ -16,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from measuring import RESULTS, commit, keep, parser
 from sweep import contrasts, helpdesk_right
 from teacher import TEACHER, TEACHERS, cosines, read_both
+from torch.optim.swa_utils import AveragedModel
 
 from connection_utils import (
     ConnectionBert,
@@ -43,12 +45,10 @@ def soup(folders: list[Path]) -> ConnectionBert:
     With the starting model as often as all others together, the soup is halfway between both
     (WiSE-FT with a coefficient of 0.5: arXiv 2109.01903).
     """
-    models = [ConnectionBert.from_local(folder, device="cpu") for folder in folders]
-    weights = [model.state_dict() for model in models]
-    models[0].load_state_dict({name: torch.stack([each[name] for each in weights]).mean(0)
-                               if value.is_floating_point() else value
-                               for name, value in weights[0].items()})
-    return models[0]
+    mean = AveragedModel(ConnectionBert.from_local(folders[0], device="cpu"))
+    for folder in folders:
+        mean.update_parameters(ConnectionBert.from_local(folder, device="cpu"))
+    return mean.module
 
 
 def by_cosine(model: ConnectionBert, pairs: pd.DataFrame) -> np.ndarray:

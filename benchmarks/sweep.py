@@ -20,8 +20,8 @@ recipe on few and on many pairs, and asks what somebody would have got whose dev
 (`as_chosen_by`). It scores test once a run, where all pairs are trained on; nothing is chosen by it.
 elsewhere scores other kinds of texts, before and after training by recipe and by loss.
 precisions is what bfloat16 costs in dev Spearman; the CPU must have it. silver tries, with one
-seed and on dev, how to train on a teacher's pairs (teacher.py) before the labels. distilled
-trains what it chose, `best` and `post` with five seeds each; the models stay in
+seed and on dev, how to train on a teacher's pairs (teacher.py) before the labels or with them.
+distilled trains what it chose, `best` and `post` with five seeds each; the models stay in
 runs/students/, and ladder.py scores them.
 """
 
@@ -93,7 +93,7 @@ class Run:
     cosent_scale: float = OLD_SCALE      # what lines that tell none had
     silver: TrainingConfig | None = None     # before: a training on a teacher's pairs
     teacher: str = "large"               # whose scores these have: see teacher.py
-    mixed: bool = False                  # both in one training: in that one, or the only one
+    mixed: bool = False                  # labelled pairs are in it, too; or it is the only one
     keep: str = ""                       # the model's folder in runs/students/
 
 

@@ -8,13 +8,13 @@ The teachers start from all-mpnet-base-v2, with 109 million parameters: `cosent`
 model, `cross` a cross-encoder, which reads both texts in one input. `own` is a cross-encoder of
 the series' own model. None is a siamese BertModel, so sentence-transformers loads and trains
 them. `train` keeps the models under runs/teachers/ and their numbers in benchmarks/results/;
-a teacher that has both is not trained again, and one that was interrupted continues after its last
-whole epoch. `silver` recombines the texts of the training
-pairs and scores the new pairs. The result is benchmarks/results/silver.parquet, which holds
-numbers alone: of each text, its row in the training pairs as `read_splits` returns them and its
-side (1 or 2); `large`, the weighted sum of the scores of `cosent` and `cross`; and `own`. No
-pair of dev or test is among them, nor one of train. `silver_pairs` puts the texts back, so that a student is
-trained without a teacher.
+a teacher that has both is not trained again, and one that was interrupted continues after its
+last whole epoch. `silver` recombines the texts of the training pairs and scores the new pairs.
+The result is benchmarks/results/silver.parquet, which holds numbers alone: of each text, its
+row in the training pairs as `read_splits` returns them and its side (1 or 2); `large`, the
+weighted sum of the scores of `cosent` and `cross`; and `own`. No pair of dev or test is among
+them, nor one of train. `silver_pairs` puts the texts back, so that a student is trained without
+a teacher.
 """
 
 import json
@@ -162,7 +162,7 @@ def train(name: str, seed: int = 1) -> dict[str, object]:
 
 def by_length(lengths: Sequence[int], dataset: object, batch_size: int, seed: int = 0,
               **others: object) -> LengthBucketedBatches:
-    """The series' batches, as their trainer asks for them. (A checkpoint cannot keep a lambda.)"""
+    """The series' batches, as their trainer asks for them. A checkpoint cannot keep a lambda."""
     return LengthBucketedBatches(lengths, batch_size, seed)
 
 
